@@ -1,0 +1,154 @@
+// The pair that holds the VIP: HAProxy and Keepalived on lb-node-1 and lb-node-2.
+
+import * as command from "@pulumi/command";
+import type * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { guest, volume } from "../host/guest.ts";
+import { type Host } from "../host/host.ts";
+import { type Anchors } from "../host/nodes.ts";
+import { publicImages } from "../images.ts";
+import { ports } from "../ports.ts";
+import { renderHaproxy, renderStatsUsers } from "../render/haproxy.ts";
+import { renderKeepalived } from "../render/keepalived.ts";
+import { names, type Replica, type Topology } from "../topology.ts";
+import { gate } from "../services/gate.ts";
+
+export interface LoadBalancersArgs {
+  readonly host: Host;
+  readonly topology: Topology;
+  readonly anchors: Anchors;
+  readonly statsPassword: pulumi.Output<string>;
+  readonly after: readonly pulumi.Resource[];
+}
+
+const configDirectory = "/usr/local/etc/haproxy";
+/** The directory that HAProxy reads; a link, so that all its files change at once. */
+const live = `${configDirectory}/live`;
+/** User and group of the public HAProxy image. */
+const haproxyId = 99;
+
+/**
+ * Shell: writes HAProxy's files into the replica's volume, lets HAProxy itself check them, and only then puts them
+ * in place and reloads the running one. The statistics page's users come in on standard input: they are secret.
+ */
+export function renderConfigWriter(replica: Replica, volumeName: string, stack: string): string {
+  return `set -eu
+docker run --rm -i --name ${replica.name}-config --label ${names.label}=${stack} --network none --user 0 \\
+  --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --security-opt no-new-privileges \\
+  -e HAPROXY_CFG -v ${volumeName}:${configDirectory} --entrypoint sh ${publicImages.haproxy} -c '
+    set -eu
+    cd ${configDirectory}
+    next=$(mktemp -d conf.XXXXXX)
+    trap "rm -rf $next" EXIT
+    printf "%s" "$HAPROXY_CFG" > $next/20-haproxy.cfg
+    cat > $next/10-users.cfg
+    chmod 0750 $next && chmod 0640 $next/*.cfg && chown -R 0:${haproxyId} $next
+    haproxy -c -f $next >/dev/null
+    old=$(readlink live || true)
+    ln -s $next live.next && mv -T live.next live
+    trap - EXIT
+    [ -z "$old" ] || rm -rf "$old"'
+if [ "$(docker container inspect -f '{{.State.Running}}' ${replica.name} 2>/dev/null)" = true ]; then
+  docker kill --signal USR2 ${replica.name} >/dev/null
+fi
+`;
+}
+
+/** Shell: HAProxy on this node answers its local health check. */
+export function haproxyAnswers(replica: Replica): string {
+  return `docker exec ${replica.node.name} wget -q -T 2 -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
+}
+
+/** Shell: this node holds the VIP. */
+export function holdsVip(replica: Replica, topology: Topology): string {
+  return `docker exec ${replica.node.name} ip -4 addr show dev eth0 | grep -F ' ${topology.vip.address}/'`;
+}
+
+export class LoadBalancers extends pulumi.ComponentResource {
+  /** Resolves once one of the pair holds the VIP. */
+  readonly ready: command.local.Command;
+
+  constructor(name: string, args: LoadBalancersArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("siem:edge:LoadBalancers", name, {}, opts);
+    const { host, topology } = args;
+    const keepers: docker.Container[] = [];
+    let before: readonly pulumi.Resource[] = args.after;
+    for (const [index, replica] of topology.haproxy.entries()) {
+      const keeper = topology.keepalived[index];
+      if (keeper === undefined) throw new Error(`${replica.alias} has no Keepalived beside it`);
+      const anchor = args.anchors.of(replica.node);
+      const store = volume(
+        `${replica.alias}-config`,
+        { host, volumeName: `${replica.name}-config` },
+        { parent: this },
+      );
+      const config = new command.local.Command(
+        `${replica.alias}-config`,
+        {
+          create: store.name.apply((volumeName) => renderConfigWriter(replica, volumeName, host.stack)),
+          environment: { ...host.environment, HAPROXY_CFG: renderHaproxy(topology) },
+          stdin: args.statsPassword.apply(renderStatsUsers),
+          // A new, empty volume and a new image must get the files too.
+          triggers: [store.id, host.image("haproxy")],
+        },
+        { parent: this, dependsOn: [...before] },
+      );
+      const haproxy = guest(
+        replica.alias,
+        {
+          host,
+          containerName: replica.name,
+          anchor,
+          image: host.image("haproxy"),
+          command: ["haproxy", "-W", "-db", "-f", live],
+          volumes: [{ volume: store, path: configDirectory, readOnly: true }],
+          tmpfs: { "/var/run/haproxy": `rw,mode=0770,uid=${haproxyId},gid=${haproxyId}` },
+          memoryMb: 256,
+          liveness: ["bash", "-c", `</dev/tcp/127.0.0.1/${ports.haproxyHealth.number}`],
+          graceSeconds: 30,
+        },
+        { parent: this, dependsOn: [config] },
+      );
+      const keepalived = guest(
+        keeper.alias,
+        {
+          host,
+          containerName: keeper.name,
+          anchor,
+          image: host.ownImage("keepalived"),
+          files: { "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper) },
+          tmpfs: { "/run": "rw,mode=0755" },
+          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW"],
+          memoryMb: 64,
+          liveness: ["ip", "link", "show", "eth0"],
+          graceSeconds: 10,
+        },
+        { parent: this, dependsOn: [haproxy] },
+      );
+      keepers.push(keepalived);
+      before = [
+        gate(
+          `${replica.alias}-gate`,
+          {
+            host,
+            probe: haproxyAnswers(replica),
+            what: `${replica.name} to answer`,
+            containers: [haproxy, keepalived],
+          },
+          { parent: this },
+        ),
+      ];
+    }
+    this.ready = gate(
+      `${name}-ready`,
+      {
+        host,
+        probe: topology.keepalived.map((keeper) => holdsVip(keeper, topology)).join(" || "),
+        what: `one of ${topology.keepalived.map((keeper) => keeper.name).join(", ")} to hold ${topology.vip.address}`,
+        containers: keepers,
+      },
+      { parent: this, dependsOn: [...before] },
+    );
+    this.registerOutputs();
+  }
+}

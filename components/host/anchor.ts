@@ -1,0 +1,44 @@
+// A node of the local target: a pause container that owns the name, the address and the published ports.
+
+import * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { names, type Node, type Topology } from "../topology.ts";
+import { type Host } from "./host.ts";
+
+export interface AnchorArgs {
+  readonly host: Host;
+  readonly topology: Topology;
+  readonly node: Node;
+  readonly network: docker.Network;
+}
+
+/**
+ * One anchor. Its inputs come from the topology alone and hold every name and port from birth: any change to them
+ * replaces it and destroys the node's guests, so no feature switch may reach this function.
+ */
+export function anchor(args: AnchorArgs, opts?: pulumi.CustomResourceOptions): docker.Container {
+  const { host, topology, node } = args;
+  return new docker.Container(
+    node.alias,
+    {
+      name: node.name,
+      hostname: node.alias,
+      image: host.image("anchor"),
+      command: ["tail", "-f", "/dev/null"],
+      restart: "always",
+      networksAdvanced: [
+        { name: args.network.name, ipv4Address: node.address, aliases: [node.alias, ...node.aliases] },
+      ],
+      hosts: [{ host: topology.vip.name, ip: topology.vip.address }],
+      ports: node.published.map((port) => ({ ...port, ip: "127.0.0.1", protocol: "tcp" })),
+      capabilities: { drops: ["ALL"] },
+      securityOpts: ["no-new-privileges"],
+      logDriver: "json-file",
+      logOpts: { "max-size": "1m", "max-file": "1" },
+      memory: 32,
+      memorySwap: 32,
+      labels: [{ label: names.label, value: host.stack }],
+    },
+    { ...opts, provider: host.provider, deleteBeforeReplace: true },
+  );
+}

@@ -1,0 +1,97 @@
+// A container that lives on a node: joins the anchor's namespace, with the house's limits on every one.
+
+import * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { names } from "../topology.ts";
+import { type Host } from "./host.ts";
+
+export interface GuestArgs {
+  readonly host: Host;
+  /** The container's name in Docker. */
+  readonly containerName: string;
+  readonly anchor: docker.Container;
+  readonly image: pulumi.Input<string>;
+  readonly environment?: Readonly<Record<string, string>>;
+  /** Variables with secrets, only for images that can't read files. */
+  readonly secretEnvironment?: Readonly<Record<string, pulumi.Output<string>>>;
+  readonly command?: readonly string[];
+  /** File → text. A changed text replaces the container. */
+  readonly files?: Readonly<Record<string, pulumi.Input<string>>>;
+  readonly volumes?: readonly {
+    readonly volume: docker.Volume;
+    readonly path: string;
+    readonly readOnly?: boolean;
+  }[];
+  /** In-memory directories: path → mount options. */
+  readonly tmpfs?: Readonly<Record<string, string>>;
+  /** Capabilities it can't do without, as `CAP_…`. @default none */
+  readonly capabilities?: readonly string[];
+  /** Memory limit, MB; swap is not given beyond it. */
+  readonly memoryMb: number;
+  /**
+   * Cheap liveness command. Gates do the waiting; this only shows a dead process to people.
+   * @default the image's own healthcheck, if it has one
+   */
+  readonly liveness?: readonly string[];
+  /** Seconds between SIGTERM and SIGKILL when it is removed. */
+  readonly graceSeconds: number;
+}
+
+/** Makes the container. Nothing of the host is mounted into it but named volumes. */
+export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResourceOptions): docker.Container {
+  const plain = Object.entries(args.environment ?? {}).map(([key, value]) => `${key}=${value}`);
+  const secret = Object.entries(args.secretEnvironment ?? {}).map(
+    ([key, value]) => pulumi.interpolate`${key}=${value}`,
+  );
+  return new docker.Container(
+    name,
+    {
+      name: args.containerName,
+      image: args.image,
+      networkMode: pulumi.interpolate`container:${args.anchor.id}`,
+      envs: [...plain, ...secret],
+      ...(args.command === undefined ? {} : { command: [...args.command] }),
+      uploads: Object.entries(args.files ?? {}).map(([file, content]) => ({ file, content })),
+      volumes: (args.volumes ?? []).map(({ volume, path, readOnly }) => ({
+        volumeName: volume.name,
+        containerPath: path,
+        readOnly: readOnly ?? false,
+      })),
+      ...(args.tmpfs === undefined ? {} : { tmpfs: { ...args.tmpfs } }),
+      restart: "always",
+      capabilities: { adds: [...(args.capabilities ?? [])], drops: ["ALL"] },
+      securityOpts: ["no-new-privileges"],
+      logDriver: "json-file",
+      logOpts: { "max-size": "10m", "max-file": "3" },
+      memory: args.memoryMb,
+      memorySwap: args.memoryMb,
+      ...(args.liveness === undefined
+        ? {}
+        : {
+            healthcheck: { tests: ["CMD", ...args.liveness], interval: "1m0s", timeout: "10s", retries: 3 },
+          }),
+      wait: false,
+      destroyGraceSeconds: args.graceSeconds,
+      labels: [{ label: names.label, value: args.host.stack }],
+    },
+    {
+      ...opts,
+      provider: args.host.provider,
+      deleteBeforeReplace: true,
+      replaceOnChanges: ["healthcheck"],
+    },
+  );
+}
+
+/** A named volume. Nothing about one may ever change: a changed label deletes its data (Pulumi facts). */
+export function volume(
+  name: string,
+  args: { readonly host: Host; readonly volumeName: string },
+  opts: pulumi.CustomResourceOptions,
+): docker.Volume {
+  return new docker.Volume(
+    name,
+    { name: args.volumeName, labels: [{ label: names.label, value: args.host.stack }] },
+    { ...opts, provider: args.host.provider, ignoreChanges: ["labels", "driver", "driverOpts"] },
+  );
+}

@@ -1,0 +1,214 @@
+// ClickHouse's config.d and users.d, one numbered file per concern, and the schema: typed data in, text out.
+// The root element is <yandex>, which both the old (18.16) and the current server take.
+
+import { names, type Replica, type Topology } from "../topology.ts";
+import { ports } from "../ports.ts";
+import { createHash } from "node:crypto";
+
+const header =
+  "<!-- Rendered from components/render/clickhouse.ts; changes here are lost at the next up. -->";
+
+/** Where replicas keep their metadata in ZooKeeper. */
+const tablePath = (table: string) => `/clickhouse/tables/{shard}/${table}`;
+
+/** config.d of one replica, without secrets: file name → text. */
+export function renderClickhouseConfig(topology: Topology, self: Replica): Record<string, string> {
+  return {
+    "10-network.xml": `<yandex>
+  ${header}
+  <listen_host replace="replace">0.0.0.0</listen_host>
+  <http_port>${ports.clickhouseHttp.number}</http_port>
+  <tcp_port>${ports.clickhouseNative.number}</tcp_port>
+  <interserver_http_port>${ports.clickhouseInterserver.number}</interserver_http_port>
+  <interserver_http_host>${self.alias}</interserver_http_host>
+  <disable_internal_dns_cache>1</disable_internal_dns_cache>
+</yandex>
+`,
+    "30-zookeeper.xml": `<yandex>
+  ${header}
+  <zookeeper replace="replace">
+${topology.zookeeper
+  .map(
+    (zk) =>
+      `    <node index="${zk.slot}"><host>${zk.alias}</host><port>${ports.zookeeperClient.number}</port></node>`,
+  )
+  .join("\n")}
+    <session_timeout_ms>6000</session_timeout_ms>
+  </zookeeper>
+  <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>
+</yandex>
+`,
+    "40-macros.xml": `<yandex>
+  ${header}
+  <macros replace="replace">
+    <cluster>${names.clickhouseCluster}</cluster>
+    <shard>${names.clickhouseShard}</shard>
+    <replica>${self.alias}</replica>
+  </macros>
+</yandex>
+`,
+    "50-logging.xml": `<yandex>
+  ${header}
+  <logger><level>information</level><console>1</console></logger>
+</yandex>
+`,
+  };
+}
+
+/** The cluster's definition: secret, because replicas log in to each other with the database password. */
+export function renderClickhouseCluster(topology: Topology, password: string): string {
+  return `<yandex>
+  ${header}
+  <remote_servers replace="replace">
+    <${names.clickhouseCluster}>
+      <shard>
+        <internal_replication>true</internal_replication>
+${topology.clickhouse
+  .map(
+    (replica) =>
+      `        <replica><host>${replica.alias}</host><port>${ports.clickhouseNative.number}</port><user>${names.databaseUser}</user><password>${password}</password></replica>`,
+  )
+  .join("\n")}
+      </shard>
+    </${names.clickhouseCluster}>
+  </remote_servers>
+</yandex>
+`;
+}
+
+/** users.d: one user with a password (as a hash), and no passwordless default user off this node. */
+export function renderClickhouseUsers(password: string): string {
+  const hash = createHash("sha256").update(password).digest("hex");
+  return `<yandex>
+  ${header}
+  <profiles>
+    <default>
+      <stream_flush_interval_ms>500</stream_flush_interval_ms>
+      <log_queries>0</log_queries>
+    </default>
+  </profiles>
+  <users>
+    <default replace="replace">
+      <password_sha256_hex>${hash}</password_sha256_hex>
+      <networks><ip>127.0.0.1</ip><ip>::1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+    </default>
+    <${names.databaseUser}>
+      <password_sha256_hex>${hash}</password_sha256_hex>
+      <networks><ip>::/0</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+    </${names.databaseUser}>
+  </users>
+</yandex>
+`;
+}
+
+/** Login of clickhouse-client inside the container, so that no password stands on a command line. */
+export function renderClickhouseClient(password: string): string {
+  return `<config>
+  <user>${names.databaseUser}</user>
+  <password>${password}</password>
+</config>
+`;
+}
+
+const eventColumns = `event_id String,
+  tenant_id String,
+  event_timestamp UInt32,
+  source_ip String,
+  source_type String,
+  raw_event String,
+  event_category String,
+  event_outcome String,
+  event_action String,
+  is_threat UInt8`;
+
+const alertColumns = `alert_id String,
+  tenant_id String,
+  event_id String,
+  event_timestamp UInt32,
+  source_ip String,
+  rule String,
+  severity String,
+  summary String`;
+
+function columnNames(columns: string): string {
+  return columns
+    .split(",\n")
+    .map((column) => column.trim().split(" ")[0])
+    .join(", ");
+}
+
+interface Feed {
+  readonly table: string;
+  readonly topic: string;
+  readonly columns: string;
+  readonly path: string;
+  readonly key: string;
+}
+
+/** The two streams that ClickHouse reads from Kafka, and the tables they end in. */
+const feeds: readonly Feed[] = [
+  {
+    table: names.eventsTable,
+    topic: names.eventsTopic,
+    columns: eventColumns,
+    path: tablePath("events"),
+    key: "event_id",
+  },
+  {
+    table: names.alertsTable,
+    topic: names.alertsTopic,
+    columns: alertColumns,
+    path: tablePath("alerts"),
+    key: "alert_id",
+  },
+];
+
+/** The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. */
+export function renderSchema(topology: Topology): string {
+  const on = `ON CLUSTER ${names.clickhouseCluster}`;
+  const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
+  const statements = [`CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`];
+  for (const feed of feeds) {
+    const table = `${names.database}.${feed.table}`;
+    const queue = `${names.database}.${feed.table.replace("_replicated", "_queue")}`;
+    const view = `${names.database}.${feed.table.replace("_replicated", "_consumer")}`;
+    statements.push(
+      `CREATE TABLE IF NOT EXISTS ${table} ${on} (
+  ${feed.columns}
+) ENGINE = ReplicatedMergeTree('${feed.path}', '{replica}')
+PARTITION BY toYYYYMM(toDateTime(event_timestamp))
+ORDER BY (tenant_id, event_timestamp, ${feed.key})`,
+      `CREATE TABLE IF NOT EXISTS ${queue} ${on} (
+  ${feed.columns}
+) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
+  kafka_group_name = 'clickhouse-${feed.topic}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
+  kafka_skip_broken_messages = 100`,
+      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${view} ${on} TO ${table} AS
+SELECT ${columnNames(feed.columns)} FROM ${queue}`,
+    );
+  }
+  return statements.map((statement) => `${statement};\n`).join("\n");
+}
+
+/**
+ * Shell: moves the events of an unreplicated `dev.events`, if a replica still has one, into the replicated table.
+ * It can be interrupted anywhere: rows already moved are left out, and the old table is renamed last.
+ */
+export function renderMigration(topology: Topology): string {
+  const { database } = names;
+  const columns = columnNames(eventColumns);
+  const target = `${database}.${names.eventsTable}`;
+  return `set -eu
+for replica in ${topology.clickhouse.map((replica) => replica.name).join(" ")}; do
+  query() { docker exec "$replica" clickhouse-client --query "$1"; }
+  [ "$(query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || continue
+  query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE event_id NOT IN (SELECT event_id FROM ${target})"
+  query "RENAME TABLE ${database}.events TO ${database}.events_migrated"
+  echo "$replica: ${database}.events is now in ${target}; the old table is kept as ${database}.events_migrated"
+done
+`;
+}

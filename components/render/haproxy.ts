@@ -1,0 +1,81 @@
+// haproxy.cfg as text: typed data in, text out.
+
+import { ports } from "../ports.ts";
+import { type HttpReplica, type Topology } from "../topology.ts";
+
+/** The user of the statistics page; its password is a stack secret. */
+export const statsUser = "admin";
+
+function servers(prefix: string, replicas: readonly HttpReplica[]): string {
+  return replicas.map((r) => `    server ${prefix}${r.slot} ${r.node.address}:${r.port} check`).join("\n");
+}
+
+/**
+ * The load balancer's configuration, without any secret: the users of the statistics page stand in a second file
+ * ({@link renderStatsUsers}). Fast checks instead of every 30 s, a stats socket, redispatch and retries: design §6.
+ */
+export function renderHaproxy(topology: Topology): string {
+  return `# Rendered from components/render/haproxy.ts; changes here are lost at the next up.
+global
+    log stdout format raw local0 info
+    maxconn 4096
+    stats socket /var/run/haproxy/admin.sock mode 660 level admin expose-fd listeners
+    stats timeout 30s
+    hard-stop-after 30s
+
+defaults
+    log global
+    mode http
+    option httplog
+    option dontlognull
+    option forwardfor
+    option redispatch
+    option idle-close-on-response
+    retries 3
+    retry-on conn-failure empty-response
+    timeout connect 2s
+    timeout client 50s
+    timeout server 50s
+    timeout http-request 10s
+    timeout http-keep-alive 10s
+    timeout queue 10s
+    default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+
+frontend siem_api
+    bind *:${ports.haproxyApi.number}
+    default_backend siem_api_backend
+
+frontend siem_ingestor
+    bind *:${ports.haproxyIngest.number}
+    default_backend siem_ingestor_backend
+
+backend siem_api_backend
+    balance roundrobin
+    option httpchk GET /v1/health
+    http-check expect status 200
+${servers("api", topology.api)}
+
+backend siem_ingestor_backend
+    balance leastconn
+    option httpchk GET /health
+    http-check expect status 200
+${servers("ingestor", topology.ingestor)}
+
+frontend stats
+    bind *:${ports.haproxyStats.number}
+    http-request auth realm siem-ha unless { http_auth(stats_users) }
+    stats enable
+    stats uri /stats
+    stats refresh 10s
+
+frontend health
+    bind 127.0.0.1:${ports.haproxyHealth.number}
+    option dontlog-normal
+    http-request return status 200 content-type text/plain string ok
+`;
+}
+
+/** The users of the statistics page: the only part of the configuration that is secret. */
+export function renderStatsUsers(password: string): string {
+  return `userlist stats_users\n    user ${statsUser} insecure-password ${password}\n`;
+}

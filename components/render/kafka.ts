@@ -1,0 +1,72 @@
+// Kafka's environment (the public image's conventions) and the script that keeps topics as declared.
+
+import { type SiemConfig } from "../config.ts";
+import { ports } from "../ports.ts";
+import { names, type Replica, type Topology } from "../topology.ts";
+
+type KafkaConfig = SiemConfig["kafka"];
+
+/** How long ZooKeeper waits for a lost broker, ms: about how long its loss stalls producers (data facts). */
+const sessionTimeoutMs = 6000;
+
+/** Environment of one broker. */
+export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfig): Record<string, string> {
+  const copies = String(kafka.replicationFactor);
+  const inSync = String(kafka.minInsyncReplicas);
+  return {
+    KAFKA_BROKER_ID: String(self.slot),
+    KAFKA_BROKER_RACK: `zone-${self.node.zone}`,
+    KAFKA_ZOOKEEPER_CONNECT: topology.zookeeper
+      .map((zk) => `${zk.alias}:${ports.zookeeperClient.number}`)
+      .join(","),
+    KAFKA_ZOOKEEPER_SESSION_TIMEOUT_MS: String(sessionTimeoutMs),
+    KAFKA_LISTENERS: `PLAINTEXT://0.0.0.0:${ports.kafka.number}`,
+    KAFKA_ADVERTISED_LISTENERS: `PLAINTEXT://${self.alias}:${ports.kafka.number}`,
+    KAFKA_DEFAULT_REPLICATION_FACTOR: copies,
+    KAFKA_MIN_INSYNC_REPLICAS: inSync,
+    KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR: copies,
+    // The default of 50 partitions costs a small stack seconds at every start and buys it nothing.
+    KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS: "6",
+    KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR: copies,
+    KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: inSync,
+    KAFKA_UNCLEAN_LEADER_ELECTION_ENABLE: "false",
+    KAFKA_AUTO_CREATE_TOPICS_ENABLE: "false",
+    KAFKA_NUM_PARTITIONS: String(kafka.topics["ingest-events"].partitions),
+    KAFKA_LOG_RETENTION_HOURS: String(kafka.retentionHours),
+    KAFKA_LOG_SEGMENT_BYTES: String(kafka.segmentBytes),
+    KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS: "500",
+    KAFKA_CONTROLLED_SHUTDOWN_ENABLE: "true",
+    KAFKA_HEAP_OPTS: `-Xms${kafka.heapMb}m -Xmx${kafka.heapMb}m`,
+    KAFKA_JVM_PERFORMANCE_OPTS: "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+  };
+}
+
+/**
+ * Shell, run inside a broker: creates missing topics, adds partitions, and refuses to take partitions away.
+ * A topic that is as declared costs one `kafka-topics --describe`.
+ */
+export function renderTopics(kafka: KafkaConfig): string {
+  const wanted = [names.eventsTopic, names.alertsTopic]
+    .map((topic) => `${topic} ${kafka.topics[topic].partitions}`)
+    .join("\n");
+  return `set -eu
+server=localhost:${ports.kafka.number}
+# The broker's own heap setting is too large for a short-lived tool beside it.
+export KAFKA_HEAP_OPTS="-Xms32m -Xmx128m"
+current=$(kafka-topics --bootstrap-server $server --describe)
+while read -r topic partitions; do
+  have=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*PartitionCount: \\([0-9]*\\).*/\\1/p")
+  if [ -z "$have" ]; then
+    kafka-topics --bootstrap-server $server --create --if-not-exists --topic "$topic" --partitions "$partitions" \\
+      --replication-factor ${kafka.replicationFactor} --config min.insync.replicas=${kafka.minInsyncReplicas} </dev/null
+  elif [ "$have" -lt "$partitions" ]; then
+    kafka-topics --bootstrap-server $server --alter --topic "$topic" --partitions "$partitions" </dev/null
+  elif [ "$have" -gt "$partitions" ]; then
+    echo "topic $topic has $have partitions, the configuration says $partitions: Kafka can't take partitions away; set siem-ha:kafka topics.$topic.partitions to $have or more" >&2
+    exit 1
+  fi
+done <<'TOPICS'
+${wanted}
+TOPICS
+`;
+}

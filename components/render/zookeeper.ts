@@ -1,0 +1,28 @@
+// ZooKeeper's environment (the public image's conventions): typed data in, variables out.
+
+import { ports } from "../ports.ts";
+import { type Replica, type Topology } from "../topology.ts";
+
+/** Environment of one ZooKeeper server. Times are in ticks of 2000 ms, except tickTime itself (ms). */
+export function renderZookeeper(topology: Topology, self: Replica, heapMb: number): Record<string, string> {
+  const servers = topology.zookeeper.map(
+    (zk) =>
+      `server.${zk.slot}=${zk.alias}:${ports.zookeeperPeer.number}:${ports.zookeeperElection.number};${ports.zookeeperClient.number}`,
+  );
+  return {
+    ZOO_MY_ID: String(self.slot),
+    ZOO_SERVERS: servers.join(" "),
+    ZOO_TICK_TIME: "2000",
+    ZOO_INIT_LIMIT: "10",
+    ZOO_SYNC_LIMIT: "5",
+    ZOO_MAX_CLIENT_CNXNS: "60",
+    ZOO_STANDALONE_ENABLED: "false",
+    // The AdminServer would listen on 8080; the four-letter words say all that the checks need.
+    ZOO_ADMINSERVER_ENABLED: "false",
+    ZOO_4LW_COMMANDS_WHITELIST: "ruok,srvr,mntr",
+    ZOO_AUTOPURGE_PURGEINTERVAL: "24",
+    ZOO_AUTOPURGE_SNAPRETAINCOUNT: "3",
+    ZK_SERVER_HEAP: String(heapMb),
+    JVMFLAGS: "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+  };
+}

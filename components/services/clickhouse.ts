@@ -1,0 +1,136 @@
+// The ClickHouse replicas, the schema on them, and the feed from Kafka.
+
+import * as command from "@pulumi/command";
+import type * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { guest, volume } from "../host/guest.ts";
+import { type Host } from "../host/host.ts";
+import { type Anchors } from "../host/nodes.ts";
+import { ports } from "../ports.ts";
+import {
+  renderClickhouseClient,
+  renderClickhouseCluster,
+  renderClickhouseConfig,
+  renderClickhouseUsers,
+  renderMigration,
+  renderSchema,
+} from "../render/clickhouse.ts";
+import { type Replica, type Topology } from "../topology.ts";
+import { gate } from "./gate.ts";
+
+export interface ClickHouseArgs {
+  readonly host: Host;
+  readonly topology: Topology;
+  readonly anchors: Anchors;
+  readonly password: pulumi.Output<string>;
+  /** What must be ready before the servers start: ZooKeeper. */
+  readonly after: pulumi.Resource;
+  /** What must be ready before the feed can be declared: Kafka's topics. */
+  readonly feed: pulumi.Resource;
+}
+
+/** Shell: the server answers over HTTP. */
+export function clickhouseAnswers(replica: Replica): string {
+  return `docker exec ${replica.node.name} wget -q -T 2 -O - http://127.0.0.1:${ports.clickhouseHttp.number}/ping`;
+}
+
+/** Shell: every replicated table of the server can be written and has nothing left to fetch. */
+export function clickhouseInSync(replica: Replica): string {
+  return `[ "$(docker exec ${replica.name} clickhouse-client --query 'SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > 10')" = 0 ]`;
+}
+
+export class ClickHouse extends pulumi.ComponentResource {
+  /** Resolves once every replica has the schema. */
+  readonly ready: command.local.Command;
+
+  constructor(name: string, args: ClickHouseArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("siem:services:ClickHouse", name, {}, opts);
+    const { host, topology, password } = args;
+    const containers: docker.Container[] = [];
+    let before: pulumi.Resource[] = [args.after];
+    for (const [index, replica] of topology.clickhouse.entries()) {
+      const data = volume(
+        `${replica.alias}-data`,
+        { host, volumeName: `${replica.name}-data` },
+        { parent: this },
+      );
+      const files: Record<string, pulumi.Input<string>> = {
+        "/etc/clickhouse-server/config.d/20-cluster.xml": password.apply((value) =>
+          renderClickhouseCluster(topology, value),
+        ),
+        "/etc/clickhouse-server/users.d/10-users.xml": password.apply(renderClickhouseUsers),
+        "/etc/clickhouse-client/config.xml": password.apply(renderClickhouseClient),
+      };
+      for (const [file, text] of Object.entries(renderClickhouseConfig(topology, replica))) {
+        files[`/etc/clickhouse-server/config.d/${file}`] = text;
+      }
+      const container = guest(
+        replica.alias,
+        {
+          host,
+          containerName: replica.name,
+          anchor: args.anchors.of(replica.node),
+          image: host.image("clickhouse"),
+          // Users come from users.d; the current image would otherwise write its own restricted default user.
+          environment: { CLICKHOUSE_SKIP_USER_SETUP: "1" },
+          files,
+          volumes: [{ volume: data, path: "/var/lib/clickhouse" }],
+          capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
+          memoryMb: 2048,
+          liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.clickhouseHttp.number}`],
+          graceSeconds: 60,
+        },
+        { parent: this, dependsOn: before },
+      );
+      containers.push(container);
+      const next = topology.clickhouse[index + 1];
+      if (next !== undefined) {
+        before = [
+          gate(
+            `${replica.alias}-gate`,
+            {
+              host,
+              probe: clickhouseInSync(replica),
+              what: `${replica.name} to have caught up`,
+              containers: [container],
+              next: next.name,
+            },
+            { parent: this },
+          ),
+        ];
+      }
+    }
+    const formed = gate(
+      `${name}-formed`,
+      {
+        host,
+        probe: topology.clickhouse.map(clickhouseAnswers).join(" && "),
+        what: "every ClickHouse replica to answer",
+        containers,
+      },
+      { parent: this },
+    );
+    const clients = topology.clickhouse.map((replica) => replica.name).join(" ");
+    const schema = new command.local.Command(
+      `${name}-schema`,
+      {
+        create: `for replica in ${clients}; do
+  docker exec "$replica" true 2>/dev/null || continue
+  exec docker exec -i "$replica" clickhouse-client --multiquery
+done
+echo "no ClickHouse replica is running" >&2
+exit 1
+`,
+        stdin: renderSchema(topology),
+        environment: { ...host.environment },
+      },
+      { parent: this, dependsOn: [formed, args.feed] },
+    );
+    this.ready = new command.local.Command(
+      `${name}-migration`,
+      { create: renderMigration(topology), environment: { ...host.environment } },
+      { parent: this, dependsOn: [schema] },
+    );
+    this.registerOutputs();
+  }
+}

@@ -1,0 +1,113 @@
+// The Kafka cluster and its topics.
+
+import * as command from "@pulumi/command";
+import type * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { type SiemConfig } from "../config.ts";
+import { guest, volume } from "../host/guest.ts";
+import { type Host } from "../host/host.ts";
+import { type Anchors } from "../host/nodes.ts";
+import { ports } from "../ports.ts";
+import { renderKafka, renderTopics } from "../render/kafka.ts";
+import { type Replica, type Topology } from "../topology.ts";
+import { gate } from "./gate.ts";
+
+export interface KafkaArgs {
+  readonly host: Host;
+  readonly topology: Topology;
+  readonly anchors: Anchors;
+  readonly config: SiemConfig["kafka"];
+  /** What must be ready before the first broker starts. */
+  readonly after: pulumi.Resource;
+}
+
+/** Shell: no partition in the cluster lacks a replica. Anything printed is an under-replicated partition. */
+export function kafkaInSyncProbe(replica: Replica): string {
+  return `out=$(docker exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${replica.name} kafka-topics --bootstrap-server localhost:${ports.kafka.number} --describe --under-replicated-partitions) && { [ -z "$out" ] || { printf '%s' "$out"; false; }; }`;
+}
+
+/** Shell: the broker takes connections. */
+function listening(replica: Replica): string {
+  return `docker exec ${replica.node.name} sh -c "nc -w 1 127.0.0.1 ${ports.kafka.number} </dev/null"`;
+}
+
+/** Room for a short-lived admin tool (a second JVM) and page cache beside the heap, MB. */
+const besideHeapMb = 768;
+
+export class Kafka extends pulumi.ComponentResource {
+  /** Resolves once every broker is there and the topics are as declared. */
+  readonly ready: command.local.Command;
+
+  constructor(name: string, args: KafkaArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("siem:services:Kafka", name, {}, opts);
+    const { host, topology, config } = args;
+    const containers: docker.Container[] = [];
+    let before: pulumi.Resource[] = [args.after];
+    for (const [index, replica] of topology.kafka.entries()) {
+      const data = volume(
+        `${replica.alias}-data`,
+        { host, volumeName: `${replica.name}-data` },
+        { parent: this },
+      );
+      const container = guest(
+        replica.alias,
+        {
+          host,
+          containerName: replica.name,
+          anchor: args.anchors.of(replica.node),
+          image: host.image("kafka"),
+          environment: renderKafka(topology, replica, config),
+          volumes: [{ volume: data, path: "/var/lib/kafka/data" }],
+          memoryMb: config.heapMb + besideHeapMb,
+          liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.kafka.number}`],
+          // A controlled shutdown moves every partition's leadership first.
+          graceSeconds: 60,
+        },
+        { parent: this, dependsOn: before },
+      );
+      containers.push(container);
+      const next = topology.kafka[index + 1];
+      if (next !== undefined) {
+        before = [
+          gate(
+            `${replica.alias}-gate`,
+            {
+              host,
+              probe: kafkaInSyncProbe(replica),
+              what: `${replica.name} to be in sync`,
+              containers: [container],
+              next: next.name,
+            },
+            { parent: this },
+          ),
+        ];
+      }
+    }
+    const formed = gate(
+      `${name}-formed`,
+      {
+        host,
+        probe: topology.kafka.map(listening).join(" && "),
+        what: "every Kafka broker to take connections",
+        containers,
+      },
+      { parent: this },
+    );
+    this.ready = new command.local.Command(
+      `${name}-topics`,
+      {
+        create: `for broker in ${topology.kafka.map((broker) => broker.name).join(" ")}; do
+  docker exec "$broker" true 2>/dev/null || continue
+  exec docker exec -i "$broker" sh -s
+done
+echo "no Kafka broker is running" >&2
+exit 1
+`,
+        stdin: renderTopics(config),
+        environment: { ...host.environment },
+      },
+      { parent: this, dependsOn: [formed] },
+    );
+    this.registerOutputs();
+  }
+}

@@ -1,0 +1,104 @@
+// The ZooKeeper ensemble: the quorum that Kafka and ClickHouse's replication stand on.
+
+import type * as command from "@pulumi/command";
+import type * as docker from "@pulumi/docker";
+import * as pulumi from "@pulumi/pulumi";
+import { type SiemConfig } from "../config.ts";
+import { guest, volume } from "../host/guest.ts";
+import { type Host } from "../host/host.ts";
+import { type Anchors } from "../host/nodes.ts";
+import { ports } from "../ports.ts";
+import { renderZookeeper } from "../render/zookeeper.ts";
+import { type Replica, type Topology } from "../topology.ts";
+import { gate } from "./gate.ts";
+
+export interface ZooKeeperArgs {
+  readonly host: Host;
+  readonly topology: Topology;
+  readonly anchors: Anchors;
+  readonly config: SiemConfig["zookeeper"];
+}
+
+/** Shell: the server serves as leader or follower. `ruok` would not do: a lone server of three answers it too. */
+export function zookeeperProbe(replica: Replica): string {
+  return `docker exec ${replica.node.name} sh -c 'echo mntr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}' | grep -E 'zk_server_state.(leader|follower)'`;
+}
+
+/** Memory a JVM takes beside its heap, MB: 85 MiB resident was measured for ZooKeeper with a small heap. */
+const jvmOverheadMb = 192;
+
+export class ZooKeeper extends pulumi.ComponentResource {
+  /** Resolves once every server serves. */
+  readonly ready: command.local.Command;
+
+  constructor(name: string, args: ZooKeeperArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("siem:services:ZooKeeper", name, {}, opts);
+    const { host, topology, config } = args;
+    const containers: docker.Container[] = [];
+    let before: pulumi.Resource[] = [];
+    for (const [index, replica] of topology.zookeeper.entries()) {
+      const data = volume(
+        `${replica.alias}-data`,
+        { host, volumeName: `${replica.name}-data` },
+        { parent: this },
+      );
+      const log = volume(
+        `${replica.alias}-log`,
+        { host, volumeName: `${replica.name}-log` },
+        { parent: this },
+      );
+      const container = guest(
+        replica.alias,
+        {
+          host,
+          containerName: replica.name,
+          anchor: args.anchors.of(replica.node),
+          image: host.image("zookeeper"),
+          environment: renderZookeeper(topology, replica, config.heapMb),
+          volumes: [
+            { volume: data, path: "/data" },
+            { volume: log, path: "/datalog" },
+          ],
+          tmpfs: { "/logs": "rw,mode=1777,size=64m" },
+          capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
+          memoryMb: config.heapMb + jvmOverheadMb,
+          liveness: [
+            "sh",
+            "-c",
+            `echo ruok | nc -w 2 localhost ${ports.zookeeperClient.number} | grep -q imok`,
+          ],
+          graceSeconds: 20,
+        },
+        { parent: this, dependsOn: before },
+      );
+      containers.push(container);
+      const next = topology.zookeeper[index + 1];
+      if (next !== undefined) {
+        before = [
+          gate(
+            `${replica.alias}-gate`,
+            {
+              host,
+              probe: zookeeperProbe(replica),
+              what: `${replica.name} to serve in the quorum`,
+              containers: [container],
+              next: next.name,
+            },
+            { parent: this },
+          ),
+        ];
+      }
+    }
+    this.ready = gate(
+      `${name}-ready`,
+      {
+        host,
+        probe: topology.zookeeper.map(zookeeperProbe).join(" && "),
+        what: "the ZooKeeper quorum",
+        containers,
+      },
+      { parent: this },
+    );
+    this.registerOutputs();
+  }
+}

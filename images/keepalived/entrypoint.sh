@@ -1,0 +1,49 @@
+#!/bin/bash
+# Runs Keepalived and makes sure that the VIP never outlives it: a killed Keepalived leaves its address behind.
+set -uo pipefail
+
+config="$KEEPALIVED_CONFIG"
+if [[ ! -r "$config" ]]; then
+  echo "keepalived: $config can't be read; mount the folder that holds it at $(dirname "$config")." >&2
+  exit 1
+fi
+
+# Addresses inside `virtual_ipaddress { … }`, without prefix, device or comment.
+virtual_addresses() {
+  awk '
+    { sub(/[#!].*/, "") }
+    /virtual_ipaddress[[:space:]]*\{/ { inside = 1; sub(/.*\{/, "") }
+    inside && match($0, /[0-9]+(\.[0-9]+)+/) { print substr($0, RSTART, RLENGTH) }
+    inside && /\}/ { inside = 0 }
+  ' "$config"
+}
+
+release() {
+  local address index device label cidr
+  for address in $(virtual_addresses); do
+    while read -r index device label cidr _; do
+      echo "keepalived: taking $cidr off $device ($1)"
+      ip address delete "$cidr" dev "$device"
+    done < <(ip -o -4 address show to "$address/32")
+  done
+}
+
+# Left by a predecessor that was killed: the pid files make Keepalived restart for ever, the address would stand twice.
+rm -f /run/keepalived.pid /run/keepalived/*.pid /run/vrrp.pid /run/checkers.pid
+release "left by a predecessor"
+
+keepalived -n -l -D -P -f "$config" "$@" &
+child=$!
+# On TERM Keepalived sends priority 0, so the peer takes over at once; HUP reloads, USR1 dumps its state.
+for signal in TERM INT HUP USR1 USR2; do
+  # shellcheck disable=SC2064 # The names are meant now.
+  trap "kill -$signal $child 2> /dev/null" "$signal"
+done
+
+# A trapped signal ends `wait` early, so wait until the process is really gone.
+while kill -0 "$child" 2> /dev/null; do
+  wait "$child"
+  status=$?
+done
+release "Keepalived has ended"
+exit "${status:-1}"

@@ -1,0 +1,202 @@
+// What "it works" means, as a list of checks against a running stack; `up` and `verify` run the same ones.
+
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type SiemConfig } from "../components/config.ts";
+import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
+import { ports } from "../components/ports.ts";
+import { clickhouseInSync } from "../components/services/clickhouse.ts";
+import { httpHealthy } from "../components/services/http-service.ts";
+import { names, type Topology } from "../components/topology.ts";
+import { mintToken } from "../services/token.ts";
+import { connect, inContainer, inventory, shell } from "./daemon.ts";
+import { entry } from "./entry.ts";
+
+export interface CheckResult {
+  readonly check: string;
+  readonly target: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+export interface CheckContext {
+  readonly config: SiemConfig;
+  readonly topology: Topology;
+  /** Value of the stack's label. */
+  readonly stack: string;
+  readonly jwtSecret: string;
+}
+
+/** Tenant of the probe events, so that they never mix with a real tenant's. */
+const probeTenant = "siem-ha-probe";
+
+async function attempt(check: string, target: string, run: () => Promise<string>): Promise<CheckResult> {
+  try {
+    return { check, target, ok: true, detail: await run() };
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { check, target, ok: false, detail: message.trim().split("\n").at(-1) ?? "" };
+  }
+}
+
+/** Runs every check; a failing check never stops the others. */
+export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
+  const { config, topology } = context;
+  const host = config.local.dockerHost;
+  const docker = connect(host);
+  const containers = await inventory(docker, context.stack);
+  const states = new Map(containers.containers.map((c) => [c.name, c.state]));
+  const running = async (name: string) => {
+    const state = states.get(name);
+    if (state !== "running") throw new Error(state === undefined ? "does not exist" : `is ${state}`);
+    return await Promise.resolve("running");
+  };
+
+  const results: Promise<CheckResult>[] = [];
+  for (const node of topology.nodes) results.push(attempt("node", node.name, () => running(node.name)));
+  for (const zk of topology.zookeeper) {
+    results.push(
+      attempt("zookeeper", zk.name, async () => {
+        const said = await inContainer(host, zk.node.name, [
+          "sh",
+          "-c",
+          `echo srvr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}`,
+        ]);
+        const mode = /^Mode: (leader|follower)$/m.exec(said)?.[1];
+        if (mode === undefined) throw new Error("not serving");
+        return mode;
+      }),
+    );
+  }
+  results.push(attempt("kafka", "in-sync replicas", () => kafkaInSync(context)));
+  for (const replica of topology.clickhouse) {
+    results.push(
+      attempt("clickhouse", replica.name, async () => {
+        await shell(host, clickhouseInSync(replica));
+        const active = await inContainer(host, replica.name, [
+          "clickhouse-client",
+          "--query",
+          `SELECT min(active_replicas) FROM system.replicas WHERE database = '${names.database}'`,
+        ]);
+        if (Number(active) !== topology.clickhouse.length) throw new Error(`sees ${active} active replicas`);
+        return `sees ${active} active replicas`;
+      }),
+    );
+  }
+  for (const replica of topology.ingestor) {
+    results.push(
+      attempt("ingestor", replica.name, async () => {
+        await shell(host, httpHealthy(replica, "/health"));
+        return "healthy";
+      }),
+    );
+  }
+  for (const replica of topology.api) {
+    results.push(
+      attempt("api", replica.name, async () => {
+        await shell(host, httpHealthy(replica, "/v1/health"));
+        return "healthy";
+      }),
+    );
+  }
+  for (const replica of topology.haproxy) {
+    results.push(
+      attempt("haproxy", replica.name, async () => {
+        await shell(host, haproxyAnswers(replica));
+        return "answers";
+      }),
+    );
+  }
+  for (const keeper of topology.keepalived) {
+    results.push(attempt("keepalived", keeper.name, () => running(keeper.name)));
+  }
+  results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
+  results.push(attempt("probe event", "through the VIP", () => probe(context)));
+  return Promise.all(results);
+}
+
+async function kafkaInSync({ config, topology }: CheckContext): Promise<string> {
+  const broker = topology.kafka[0];
+  if (broker === undefined) throw new Error("no broker in the topology");
+  const said = await inContainer(config.local.dockerHost, broker.name, [
+    "env",
+    "KAFKA_HEAP_OPTS=-Xms32m -Xmx128m",
+    "kafka-topics",
+    "--bootstrap-server",
+    `localhost:${ports.kafka.number}`,
+    "--describe",
+  ]);
+  const wanted = Object.entries(config.kafka.topics);
+  for (const [topic, { partitions }] of wanted) {
+    const have = new RegExp(`^Topic: ${topic}\\s.*PartitionCount: (\\d+)`, "m").exec(said)?.[1];
+    if (Number(have) !== partitions)
+      throw new Error(`topic ${topic} has ${have ?? "no"} partitions, not ${partitions}`);
+  }
+  const behind = said
+    .split("\n")
+    .map((line) => /Replicas: ([\d,]+)\s+Isr: ([\d,]*)/.exec(line))
+    .filter((match) => match !== null && match[1]?.split(",").length !== match[2]?.split(",").length);
+  if (behind.length > 0) throw new Error(`${behind.length} partitions lack an in-sync replica`);
+  return wanted.map(([topic, { partitions }]) => `${topic}: ${partitions} partitions in sync`).join(", ");
+}
+
+async function oneHolder({ config, topology }: CheckContext): Promise<string> {
+  const holders: string[] = [];
+  for (const keeper of topology.keepalived) {
+    const held = await shell(config.local.dockerHost, holdsVip(keeper, topology)).then(
+      () => true,
+      () => false,
+    );
+    if (held) holders.push(keeper.node.name);
+  }
+  if (holders.length !== 1)
+    throw new Error(`held by ${holders.length === 0 ? "no node" : holders.join(" and ")}`);
+  return `held by ${holders[0]}`;
+}
+
+/** One event in through the VIP, then on every replica by its id, then out through the API. */
+async function probe(context: CheckContext): Promise<string> {
+  const { config, topology } = context;
+  const { api, ingest } = entry(topology, config);
+  const token = await mintToken({
+    secret: context.jwtSecret,
+    tenantId: probeTenant,
+    scope: "events:write events:read",
+    ttlSeconds: 300,
+    subject: "verify",
+  });
+  const id = randomUUID();
+  const began = Date.now();
+  const posted = await fetch(`${ingest}/v1/events`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+    body: JSON.stringify({ event_id: id, source_type: "probe", raw_event: "siem-ha verify" }),
+    signal: AbortSignal.timeout(15_000),
+  });
+  if (posted.status !== 202)
+    throw new Error(`the ingestor answered ${posted.status}: ${await posted.text()}`);
+  const acknowledged = Date.now();
+  const deadline = acknowledged + 60_000;
+  const missing = new Set(topology.clickhouse.map((replica) => replica.name));
+  while (missing.size > 0) {
+    for (const name of missing) {
+      const count = await inContainer(config.local.dockerHost, name, [
+        "clickhouse-client",
+        "--query",
+        `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${probeTenant}' AND event_id = '${id}'`,
+      ]);
+      if (Number(count) > 0) missing.delete(name);
+    }
+    if (missing.size > 0 && Date.now() > deadline) {
+      throw new Error(`acknowledged, but after 60 s not on ${[...missing].join(", ")}`);
+    }
+    if (missing.size > 0) await sleep(100);
+  }
+  const readable = Date.now();
+  const read = await fetch(`${api}/v1/events/${id}`, {
+    headers: { authorization: `Bearer ${token}` },
+    signal: AbortSignal.timeout(15_000),
+  });
+  if (read.status !== 200) throw new Error(`on every replica, but the API answered ${read.status}`);
+  return `acknowledged in ${acknowledged - began} ms, on ${topology.clickhouse.length} replicas ${readable - acknowledged} ms later, read back`;
+}

@@ -1,0 +1,145 @@
+// Gets a Docker daemon running where none answers, so that `npm run up` works on a bare Debian machine.
+
+import { execFile, spawn } from "node:child_process";
+import { access, open, readFile } from "node:fs/promises";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+const logFile = "/var/log/dockerd.log";
+const startSeconds = 60;
+const packages = ["docker.io", "iptables", "ca-certificates"];
+
+/** Makes sure that `docker info` works, installing and starting the engine where that is ours to do. */
+export async function ensureDockerEngine(log: (line: string) => void): Promise<void> {
+  const refusal = await refusalOf();
+  if (refusal === undefined) return;
+
+  const chosen = process.env.DOCKER_HOST;
+  if (chosen !== undefined && chosen !== "") {
+    throw new Error(
+      `No Docker daemon answers at DOCKER_HOST=${chosen}: ${refusal}. ` +
+        "Start that daemon, or unset DOCKER_HOST to use the one on this machine.",
+    );
+  }
+  const system = await distribution();
+  if (process.platform !== "linux" || !isDebianLike(system)) {
+    throw new Error(
+      `No Docker daemon answers (${refusal}), and on ${system.PRETTY_NAME ?? process.platform} none is installed for you. ` +
+        "Install Docker Engine (https://docs.docker.com/engine/install/) or start Docker Desktop, then run this again.",
+    );
+  }
+  if (process.getuid?.() !== 0) {
+    throw new Error(
+      `No Docker daemon answers (${refusal}), and only root may install or start one. Run: ` +
+        `sudo apt-get update && sudo apt-get install -y ${packages.join(" ")} && sudo adduser "$USER" docker, ` +
+        "log in again, then run this again.",
+    );
+  }
+
+  if (!(await onPath("dockerd")) || !(await onPath("iptables")) || !(await onPath("docker"))) {
+    log(`Docker Engine is missing: installing ${packages.join(", ")} with apt-get`);
+    await aptGet(["update", "-qq"]);
+    await aptGet(["install", "-y", "-qq", "--no-install-recommends", ...packages]);
+  }
+  if (await exists("/run/systemd/system")) {
+    log("Docker Engine is stopped: starting it with systemctl");
+    await run("systemctl", ["enable", "--now", "docker"]);
+  } else {
+    log(`Docker Engine is stopped and no init system manages it: starting dockerd (log in ${logFile})`);
+    // A pid file left by a killed machine makes dockerd refuse to start when that number is in use again.
+    if (!(await daemonLives())) await startByHand();
+  }
+  await waitUntilItAnswers();
+}
+
+/** Why the daemon does not answer; undefined if it does. */
+async function refusalOf(): Promise<string | undefined> {
+  try {
+    // The format makes the client ask the server; a plain `docker info` exits 0 with a dead daemon.
+    await run("docker", ["info", "--format", "{{.ServerVersion}}"], { timeout: 20_000 });
+    return undefined;
+  } catch (error) {
+    const { code, stderr } = error as { code?: unknown; stderr?: string };
+    if (code === "ENOENT") return "there is no docker command on PATH";
+    return stderr?.trim().split("\n").at(-1) || String(error);
+  }
+}
+
+async function startByHand(): Promise<void> {
+  const output = await open(logFile, "a");
+  try {
+    // Detached, in a session of its own and without our pipes: it has to outlive this process.
+    const child = spawn("dockerd", [], { detached: true, stdio: ["ignore", output.fd, output.fd], cwd: "/" });
+    await new Promise<void>((resolve, reject) => {
+      child.once("spawn", resolve);
+      child.once("error", reject);
+    });
+    child.unref();
+  } finally {
+    await output.close();
+  }
+}
+
+async function waitUntilItAnswers(): Promise<void> {
+  const deadline = Date.now() + startSeconds * 1000;
+  let refusal: string | undefined = "it was not asked yet";
+  while (Date.now() < deadline) {
+    refusal = await refusalOf();
+    if (refusal === undefined) return;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  const lines = await readFile(logFile, "utf8").catch(() => "(no log)");
+  throw new Error(
+    `Docker Engine did not answer within ${startSeconds} s of its start (${refusal}). ` +
+      `The last lines of ${logFile}:\n${lines.trim().split("\n").slice(-15).join("\n")}`,
+  );
+}
+
+/** Two `up`s at once must not start two daemons: the second finds the first one's pid file. */
+async function daemonLives(): Promise<boolean> {
+  const pid = await readFile("/var/run/docker.pid", "utf8").catch(() => undefined);
+  if (pid === undefined) return false;
+  const name = await readFile(`/proc/${pid.trim()}/comm`, "utf8").catch(() => "");
+  return name.trim() === "dockerd";
+}
+
+async function distribution(): Promise<Record<string, string>> {
+  const text = await readFile("/etc/os-release", "utf8").catch(() => "");
+  return Object.fromEntries(
+    text.split("\n").flatMap((line) => {
+      const [, key, value] = /^(\w+)="?(.*?)"?$/.exec(line) ?? [];
+      return key === undefined || value === undefined ? [] : [[key, value]];
+    }),
+  );
+}
+
+function isDebianLike(system: Record<string, string>): boolean {
+  return `${system.ID ?? ""} ${system.ID_LIKE ?? ""}`
+    .split(" ")
+    .some((id) => id === "debian" || id === "ubuntu");
+}
+
+async function aptGet(args: string[]): Promise<void> {
+  try {
+    await run("apt-get", args, {
+      env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
+      maxBuffer: 64 * 1024 * 1024,
+      timeout: 10 * 60_000,
+    });
+  } catch (error) {
+    const { stderr } = error as { stderr?: string };
+    throw new Error(`apt-get ${args.join(" ")} failed: ${stderr?.trim() || String(error)}`, { cause: error });
+  }
+}
+
+async function onPath(command: string): Promise<boolean> {
+  const found = (process.env.PATH ?? "").split(":").map((folder) => exists(`${folder}/${command}`));
+  return (await Promise.all(found)).includes(true);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}

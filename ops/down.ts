@@ -1,0 +1,67 @@
+// `npm run down`: removes everything of a stack, with --keep-data everything but its data volumes.
+
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { Command } from "commander";
+import { Progress } from "./progress.ts";
+import { connect, inventory } from "./daemon.ts";
+import { ensurePulumi } from "./toolchain.ts";
+import { openStack, stackConfig, stateDirectory } from "./workspace.ts";
+
+const print = (line: string) => process.stdout.write(`${line}\n`);
+
+interface Resource {
+  readonly urn: string;
+  readonly type: string;
+}
+
+async function down(stackName: string, keepData: boolean): Promise<void> {
+  const config = stackConfig(stackName);
+  const label = `${config.local.prefix}${stackName}`;
+  const stack = await openStack(stackName, await ensurePulumi(print));
+  const progress = new Progress(print);
+  const deployment = (await stack.exportStack()).deployment as { resources?: Resource[] } | undefined;
+  const volumes = (deployment?.resources ?? []).filter(
+    (resource) =>
+      resource.type === "docker:index/volume:Volume" && resource.urn.match(/-(data|log)$/) !== null,
+  );
+  try {
+    await stack.destroy({
+      refresh: true,
+      onEvent: progress.onEvent,
+      suppressOutputs: true,
+      ...(keepData ? { exclude: volumes.map((volume) => volume.urn) } : {}),
+    });
+  } catch (error) {
+    throw new Error(`down failed:\n${progress.errors.join("\n") || (error as Error).message}`, {
+      cause: error,
+    });
+  }
+  const left = await inventory(connect(config.local.dockerHost), label);
+  const others = [...left.containers.map((c) => c.name), ...left.networks.map((n) => n.name)];
+  if (others.length > 0 || (!keepData && left.volumes.length > 0)) {
+    throw new Error(`not everything is gone: ${[...others, ...left.volumes].join(", ")}`);
+  }
+  if (keepData) {
+    print(`everything is gone but the data: ${left.volumes.join(", ")}`);
+    return;
+  }
+  await stack.workspace.removeStack(stackName);
+  rmSync(join(stateDirectory, "work", `Pulumi.${stackName}.yaml`), { force: true });
+  print("everything is gone");
+}
+
+const program = new Command("down")
+  .description("removes the stack from Docker")
+  .option("-s, --stack <name>", "the stack", "local")
+  .option("--keep-data", "keep the data volumes and the secrets; the next up uses them again", false)
+  .action(async ({ stack, keepData }: { stack: string; keepData: boolean }) => {
+    try {
+      await down(stack, keepData);
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exitCode = 1;
+    }
+  });
+await program.parseAsync();
+process.exit();

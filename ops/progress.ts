@@ -1,0 +1,43 @@
+// What a person sees while the engine works: one line for each thing done, and only the errors that matter.
+
+import { type EngineEvent } from "@pulumi/pulumi/automation/index.js";
+
+const verbs: Record<string, string> = {
+  create: "created",
+  update: "updated",
+  delete: "deleted",
+  replace: "replaced",
+  "create-replacement": "created anew",
+  "delete-replaced": "deleted the old",
+};
+
+/** Prints a finished step; keeps the engine's errors for the end. */
+export class Progress {
+  readonly errors: string[] = [];
+  changes = 0;
+  readonly #started = new Map<string, number>();
+
+  constructor(private readonly print: (line: string) => void) {}
+
+  readonly onEvent = (event: EngineEvent): void => {
+    const before = event.resourcePreEvent?.metadata;
+    if (before !== undefined) this.#started.set(before.urn + before.op, Date.now());
+    const done = event.resOutputsEvent?.metadata;
+    if (done !== undefined && verbs[done.op] !== undefined && done.type !== "pulumi:pulumi:Stack") {
+      this.changes++;
+      const began = this.#started.get(done.urn + done.op);
+      const seconds = began === undefined ? "" : ` (${((Date.now() - began) / 1000).toFixed(1)} s)`;
+      this.print(
+        `  ${verbs[done.op]} ${done.urn.split("::").at(-1)} ${done.type.split(":").at(-1)}${seconds}`,
+      );
+    }
+    const said = event.diagnosticEvent;
+    if (said?.severity === "error") this.errors.push(strip(said.message).trim());
+    else if (said?.severity === "warning") this.print(`  warning: ${strip(said.message).trim()}`);
+  };
+}
+
+/** Pulumi marks colours in its messages as <{%red%}>. */
+function strip(message: string): string {
+  return message.replace(/<\{%[^%]*%\}>/g, "");
+}

@@ -1,0 +1,30 @@
+// First step of every npm command: on a fresh clone the dependencies are not there yet, and this needs none.
+
+import { spawnSync } from "node:child_process";
+import { existsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const [major] = process.versions.node.split(".").map(Number);
+if (major < 20) {
+  console.error(`Node ${process.versions.node} is too old: siem-ha needs Node 20 or newer`);
+  process.exit(1);
+}
+/** npm writes this file last, so it is older than the lock file when an install is due. */
+const marker = `${root}/node_modules/.package-lock.json`;
+const lock = `${root}/package-lock.json`;
+if (!existsSync(marker) || statSync(marker).mtimeMs < statSync(lock).mtimeMs) {
+  console.log("dependencies: npm ci …");
+  const { status } = spawnSync("npm", ["ci", "--no-fund", "--no-audit"], { cwd: root, stdio: "inherit" });
+  if (status !== 0) {
+    console.error("npm ci failed: see above; the package registry must be reachable");
+    process.exit(status ?? 1);
+  }
+}
+const [script, ...rest] = process.argv.slice(2);
+const { status, signal } = spawnSync(process.execPath, ["--import", "tsx", `${root}/${script}`, ...rest], {
+  cwd: root,
+  stdio: "inherit",
+});
+process.exit(status ?? (signal === null ? 1 : 130));

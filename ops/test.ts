@@ -1,0 +1,79 @@
+// `npm test`: types, lint, format, unit and integration tests, and one closing line that counts them all.
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ensureDocker, ensurePulumi } from "./toolchain.ts";
+import { root } from "./workspace.ts";
+import { buildImage } from "../images/build.ts";
+import { ownImages } from "../components/images.ts";
+
+const print = (line: string) => process.stdout.write(`${line}\n`);
+const total = { passed: 0, failed: 0, skipped: 0 };
+
+function run(title: string, command: string, args: readonly string[]): boolean {
+  const began = Date.now();
+  print(`\n── ${title}`);
+  const ok = spawnSync(command, args, { cwd: root, stdio: "inherit" }).status === 0;
+  print(`── ${title}: ${ok ? "ok" : "FAILED"} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+  return ok;
+}
+
+function check(title: string, ...args: string[]): void {
+  if (run(title, "npx", ["--no-install", ...args])) total.passed++;
+  else total.failed++;
+}
+
+interface VitestReport {
+  readonly numPassedTests: number;
+  readonly numFailedTests: number;
+  readonly numPendingTests: number;
+  readonly numTotalTests: number;
+}
+
+function vitest(project: string): void {
+  const directory = mkdtempSync(join(tmpdir(), "siem-ha-report-"));
+  const file = join(directory, "report.json");
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${file}`];
+  const ok = run(`${project} tests`, "npx", [
+    "--no-install",
+    "vitest",
+    "run",
+    "--project",
+    project,
+    ...reporters,
+  ]);
+  try {
+    const report = JSON.parse(readFileSync(file, "utf8")) as VitestReport;
+    total.passed += report.numPassedTests;
+    total.failed += report.numFailedTests;
+    total.skipped += report.numTotalTests - report.numPassedTests - report.numFailedTests;
+    // A file that can't be loaded has no tests to count, but has failed.
+    if (!ok && report.numFailedTests === 0) total.failed++;
+  } catch {
+    total.failed++;
+  }
+  rmSync(directory, { recursive: true });
+}
+
+check("types", "tsc", "--noEmit");
+check("lint", "eslint", ".", "--max-warnings", "0");
+check("format", "prettier", "--check", "--log-level", "warn", ".");
+try {
+  print("\n── toolchain");
+  await ensurePulumi(print);
+  await ensureDocker(print);
+  for (const name of ownImages) buildImage(name, print);
+} catch (error) {
+  // The tests that need it skip with this as their reason.
+  print(`not everything is here: ${(error as Error).message}`);
+  if (process.env["CI"] === "true") {
+    print("on CI that is a failure");
+    total.failed++;
+  }
+}
+vitest("unit");
+vitest("integration");
+print(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+process.exit(total.failed === 0 ? 0 : 1);

@@ -1,0 +1,135 @@
+// `npm run up`: from a fresh clone to a running, proved stack, and nothing to do the second time.
+
+import { createServer } from "node:net";
+import { Command } from "commander";
+import { type Stack } from "@pulumi/pulumi/automation/index.js";
+import { type SiemConfig } from "../components/config.ts";
+import { statsUser } from "../components/render/haproxy.ts";
+import { plan, type Topology } from "../components/topology.ts";
+import { mintToken } from "../services/token.ts";
+import { runChecks } from "./checks.ts";
+import { connect, inventory } from "./daemon.ts";
+import { entry } from "./entry.ts";
+import { Progress } from "./progress.ts";
+import { renderResults } from "./report.ts";
+import { ensureDocker, ensurePulumi } from "./toolchain.ts";
+import { openStack, readSecret, stackConfig } from "./workspace.ts";
+
+const print = (line: string) => process.stdout.write(`${line}\n`);
+
+async function stage<T>(name: string, run: () => Promise<T>): Promise<T> {
+  const began = Date.now();
+  print(`${name} …`);
+  const result = await run();
+  print(`${name}: ${((Date.now() - began) / 1000).toFixed(1)} s`);
+  return result;
+}
+
+/** Refuses before anything is touched when a port that a new anchor would publish is taken. */
+async function checkPorts(
+  topology: Topology,
+  config: SiemConfig,
+  existing: ReadonlySet<string>,
+): Promise<void> {
+  for (const node of topology.nodes.filter((n) => !existing.has(n.name))) {
+    for (const { external } of node.published) {
+      await new Promise<void>((resolve, reject) => {
+        const probe = createServer();
+        probe.once("error", (error: NodeJS.ErrnoException) => {
+          reject(
+            new Error(
+              `port ${external} on 127.0.0.1, which ${node.name} publishes, can't be used (${error.code ?? error.message}); nothing was touched. End what listens there, or set siem-ha:local portOffset (now ${config.local.portOffset}, allowed 0 to 9000)`,
+            ),
+          );
+        });
+        probe.listen(external, "127.0.0.1", () => probe.close(() => resolve()));
+      });
+    }
+  }
+}
+
+/** Removes containers that an interrupted `up` made but never recorded: they would block their names for ever. */
+async function removeUnrecorded(stack: Stack, label: string, config: SiemConfig): Promise<void> {
+  const state = await stack.exportStack();
+  const deployment = state.deployment as { resources?: { id?: string }[] } | undefined;
+  const recorded = new Set((deployment?.resources ?? []).map((resource) => resource.id));
+  const docker = connect(config.local.dockerHost);
+  for (const { id, name } of (await inventory(docker, label)).containers) {
+    if (recorded.has(id)) continue;
+    print(`  removed ${name}, left by an interrupted up`);
+    await docker.getContainer(id).remove({ force: true, v: true });
+  }
+}
+
+async function up(stackName: string): Promise<void> {
+  const began = Date.now();
+  const config = stackConfig(stackName);
+  const topology = plan(config.local);
+  const label = `${config.local.prefix}${stackName}`;
+  await stage("Docker and images", () => ensureDocker(print));
+  const pulumi = await stage("Pulumi", () => ensurePulumi(print));
+  const existing = (await inventory(connect(config.local.dockerHost), label)).containers;
+  await checkPorts(topology, config, new Set(existing.map((container) => container.name)));
+  const stack = await openStack(stackName, pulumi);
+  await removeUnrecorded(stack, label, config);
+  const progress = new Progress(print);
+  await stage("deploy", async () => {
+    try {
+      await stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
+    } catch (error) {
+      const reason = progress.errors.length > 0 ? progress.errors.join("\n") : (error as Error).message;
+      throw new Error(
+        `the deploy failed:\n${reason}\nMend the cause and run it again: it goes on where it stopped.`,
+        {
+          cause: error,
+        },
+      );
+    }
+  });
+  print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);
+  const jwtSecret = await readSecret(stack, "jwtSecret");
+  const results = await stage("verify", () => runChecks({ config, topology, stack: label, jwtSecret }));
+  print(renderResults(results));
+  if (results.some((result) => !result.ok)) {
+    throw new Error(
+      "the stack is deployed, but not every check passed: see the table; npm run verify checks again",
+    );
+  }
+  const { api, ingest, stats } = entry(topology, config);
+  const token = await mintToken({
+    secret: jwtSecret,
+    tenantId: "demo",
+    scope: "events:write events:read",
+    ttlSeconds: 3600,
+    subject: "npm run up",
+  });
+  print(`
+Ready after ${((Date.now() - began) / 1000).toFixed(0)} s.
+  API      ${api}
+  ingest   ${ingest}
+  stats    ${stats}   (user ${statsUser}; password: npm run secret -- statsPassword)
+
+Send log lines:  npm run send -- FILE
+Or one event, with a token of tenant "demo" that is good for an hour:
+
+  TOKEN=${token}
+  curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' \\
+    -d 'sshd[1]: Failed password for root from 192.0.2.7 port 4711 ssh2' ${ingest}/v1/events
+  curl -H "Authorization: Bearer $TOKEN" '${api}/v1/events?limit=5'
+`);
+}
+
+const program = new Command("up")
+  .description("deploys the stack and proves that it works")
+  .option("-s, --stack <name>", "the stack", "local")
+  .action(async ({ stack }: { stack: string }) => {
+    try {
+      await up(stack);
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exitCode = 1;
+    }
+  });
+await program.parseAsync();
+// The engine's connections would keep the process alive.
+process.exit();

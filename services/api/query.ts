@@ -1,0 +1,79 @@
+// Builds every statement the API runs. None can be built without a tenant, and every value passes `literal`.
+
+import type { TenantId } from "../common/auth.ts";
+
+/** A string as a ClickHouse literal. Both 18.16 and current servers read it back unchanged. */
+export function literal(value: string): string {
+  if (/\p{Surrogate}/u.test(value)) throw new RangeError("text has half of a surrogate pair");
+  // Everything but plain text is written as bytes, so that no character can end or change the literal.
+  const escaped = value.replace(/[\\'\x00-\x1f\x7f]/g, (char) => {
+    if (char === "\\" || char === "'") return `\\${char}`;
+    return `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`;
+  });
+  return `'${escaped}'`;
+}
+
+/** An integer as a literal; the columns are unsigned. */
+export function integer(value: number): string {
+  if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an unsigned integer: ${value}`);
+  return String(value);
+}
+
+/** Inclusive, in unix seconds. */
+export interface Range {
+  readonly from: number;
+  readonly to: number;
+}
+
+export interface Select {
+  readonly table: string;
+  /** Column names or expressions, written in this program; never a client's. */
+  readonly columns: readonly string[];
+  readonly range?: Range;
+  /** Columns that must equal these values. */
+  readonly equal?: Readonly<Record<string, string | number | undefined>>;
+  /** A substring of raw_event. */
+  readonly contains?: string | undefined;
+  /** Only what sorts after this, with newest first. */
+  readonly after?: { readonly idColumn: string; readonly timestamp: number; readonly id: string } | undefined;
+  readonly groupBy?: string;
+  readonly orderBy?: string;
+  readonly limit: number;
+}
+
+/** The one way to read a table: always within one tenant. */
+export function select(tenant: TenantId, spec: Select): string {
+  if (!tenant) throw new Error("a query needs a tenant");
+  const where = [`tenant_id = ${literal(tenant)}`];
+  if (spec.range) {
+    where.push(
+      `event_timestamp >= ${integer(spec.range.from)}`,
+      `event_timestamp <= ${integer(spec.range.to)}`,
+    );
+  }
+  for (const [column, value] of Object.entries(spec.equal ?? {})) {
+    if (value === undefined) continue;
+    where.push(`${identifier(column)} = ${typeof value === "number" ? integer(value) : literal(value)}`);
+  }
+  if (spec.contains !== undefined) where.push(`position(raw_event, ${literal(spec.contains)}) > 0`);
+  if (spec.after) {
+    const { idColumn, timestamp, id } = spec.after;
+    const at = integer(timestamp);
+    const older = `event_timestamp = ${at} AND ${identifier(idColumn)} < ${literal(id)}`;
+    where.push(`event_timestamp <= ${at}`, `(event_timestamp < ${at} OR (${older}))`);
+  }
+  return [
+    `SELECT ${spec.columns.join(", ")} FROM ${identifier(spec.table)}`,
+    `WHERE ${where.join(" AND ")}`,
+    spec.groupBy ? `GROUP BY ${spec.groupBy}` : "",
+    spec.orderBy ? `ORDER BY ${spec.orderBy}` : "",
+    `LIMIT ${integer(spec.limit)}`,
+  ]
+    .filter(Boolean)
+    .join(" ");
+}
+
+function identifier(name: string): string {
+  if (!/^[a-z_]\w*$/.test(name)) throw new Error(`not a column or table: ${name}`);
+  return name;
+}

@@ -1,0 +1,129 @@
+// The whole program under mocks: exact counts, unique names, and the inputs that matter.
+
+import { beforeAll, describe, expect, it } from "vitest";
+import { plan } from "../components/topology.ts";
+import { type Registration, runProgram, testSecrets } from "./mocks.ts";
+
+let resources: readonly Registration[];
+let urns: readonly string[];
+
+beforeAll(async () => {
+  ({ resources, urns } = await runProgram({ "siem-ha:target": "local" }));
+});
+
+const ofType = (type: string) => resources.filter((resource) => resource.type === type);
+const containers = () => ofType("docker:index/container:Container");
+const find = (name: string): Record<string, unknown> => {
+  const found = containers().find((resource) => resource.name === name);
+  if (found === undefined) throw new Error(`no container ${name}`);
+  return found.inputs;
+};
+
+describe("the local stack", () => {
+  it("has exactly these resources", () => {
+    const counts: Record<string, number> = {};
+    for (const { type } of resources) counts[type] = (counts[type] ?? 0) + 1;
+    expect(counts).toEqual({
+      "pulumi:providers:docker": 1,
+      "docker:index/network:Network": 1,
+      "docker:index/remoteImage:RemoteImage": 5,
+      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy and two Keepalived.
+      "docker:index/container:Container": 9 + 15 + 4,
+      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations.
+      "docker:index/volume:Volume": 12 + 2,
+      // Three image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
+      // migration; HAProxy: two configurations, two gates, one "ready".
+      "command:local:Command": 3 + 10 + 5 + 3 + 5,
+    });
+  });
+
+  it("gives every resource a URN of its own", () => {
+    expect(new Set(urns).size).toBe(urns.length);
+  });
+
+  it("uses the host's provider, never the default one", () => {
+    for (const resource of resources.filter((r) => r.type.startsWith("docker:"))) {
+      expect(resource.provider, resource.name).toContain("host-docker");
+    }
+  });
+
+  it("drops every capability and forbids new privileges everywhere", () => {
+    for (const { name, inputs } of containers()) {
+      expect((inputs["capabilities"] as { drops: string[] }).drops, name).toEqual(["ALL"]);
+      expect(inputs["securityOpts"], name).toEqual(["no-new-privileges"]);
+      expect(inputs["privileged"], name).toBeUndefined();
+    }
+    const added = Object.fromEntries(
+      containers().map(({ name, inputs }) => [
+        name,
+        (inputs["capabilities"] as { adds?: string[] }).adds ?? [],
+      ]),
+    );
+    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+    expect(added["haproxy-1"]).toEqual([]);
+    expect(added["siem-api-1"]).toEqual([]);
+    expect(added["kafka-1"]).toEqual([]);
+  });
+
+  it("limits memory without swap, and rotates logs", () => {
+    for (const { name, inputs } of containers()) {
+      expect(inputs["memory"], name).toBeGreaterThan(0);
+      expect(inputs["memorySwap"], name).toBe(inputs["memory"]);
+      expect(inputs["logOpts"], name).toHaveProperty("max-size");
+    }
+  });
+
+  it("puts every guest into its anchor's namespace, with nothing of its own that an anchor owns", () => {
+    const anchors = new Set(plan().nodes.map((node) => node.alias));
+    for (const { name, inputs } of containers().filter((resource) => !anchors.has(resource.name))) {
+      expect(inputs["networkMode"], name).toMatch(/^container:(lb|stream|store)-node-[123]-id$/);
+      for (const field of ["hostname", "ports", "hosts", "dns", "networksAdvanced"]) {
+        expect(inputs[field], `${name} ${field}`).toBeUndefined();
+      }
+    }
+  });
+
+  it("publishes only the balancers' entry ports, on loopback", () => {
+    const published = containers().flatMap(({ name, inputs }) =>
+      ((inputs["ports"] as { external: number; ip: string }[] | undefined) ?? []).map((p) => [
+        name,
+        p.external,
+        p.ip,
+      ]),
+    );
+    expect(published).toEqual([
+      ["lb-node-1", 8080, "127.0.0.1"],
+      ["lb-node-1", 8081, "127.0.0.1"],
+      ["lb-node-1", 8404, "127.0.0.1"],
+      ["lb-node-2", 18080, "127.0.0.1"],
+      ["lb-node-2", 18081, "127.0.0.1"],
+      ["lb-node-2", 18404, "127.0.0.1"],
+    ]);
+  });
+
+  it("keeps the VIP out of Docker's address management", () => {
+    const network = ofType("docker:index/network:Network")[0]?.inputs;
+    expect(network?.["ipamConfigs"]).toEqual([
+      {
+        subnet: "172.25.0.0/24",
+        gateway: "172.25.0.1",
+        ipRange: "172.25.0.64/26",
+        auxAddress: { vip: "172.25.0.222" },
+      },
+    ]);
+  });
+
+  it("waits for stateful services when it stops them", () => {
+    for (const name of ["kafka-1", "clickhouse-1"]) expect(find(name)["destroyGraceSeconds"]).toBe(60);
+  });
+
+  it("never puts a secret into a command, a variable or a label", () => {
+    for (const { name, inputs } of resources) {
+      const { stdin: _stdin, uploads: _uploads, ...rest } = inputs;
+      const text = JSON.stringify(rest);
+      for (const secret of Object.values(testSecrets)) expect(text.includes(secret), name).toBe(false);
+    }
+    // The check above can fail: the same secrets are there in the files and on standard input.
+    expect(JSON.stringify(resources)).toContain(testSecrets["siem-ha:databasePassword"]);
+  });
+});

@@ -1,0 +1,171 @@
+// One stack's whole life on real Docker, by the commands people type: up, verify, send, read back, up again, down.
+
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { plan } from "../../components/topology.ts";
+import { entry } from "../../ops/entry.ts";
+import { connect, inContainer, inventory } from "../../ops/daemon.ts";
+import { root, stackConfig } from "../../ops/workspace.ts";
+
+const stackName = "test";
+const config = stackConfig(stackName);
+const topology = plan(config.local);
+const label = `${config.local.prefix}${stackName}`;
+const docker = connect(config.local.dockerHost);
+const state = mkdtempSync(join(tmpdir(), "siem-ha-state-"));
+
+/** Runs an operator command as npm would. */
+function ops(
+  command: string,
+  ...args: string[]
+): Promise<{ status: number | null; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, ["ops/run.mjs", `ops/${command}.ts`, ...args], {
+      cwd: root,
+      env: { ...process.env, SIEM_HA_STATE: state },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+    child.on("close", (status) => resolve({ status, stdout, stderr }));
+  });
+}
+
+async function succeeds(command: string, ...args: string[]): Promise<string> {
+  const result = await ops(command, ...args);
+  expect(result.status, `${command}:\n${result.stdout}\n${result.stderr}`).toBe(0);
+  return result.stdout;
+}
+
+/** Lines like a real sshd's, a fifth of them failed logins, for machines without the shared log. */
+function generatedLines(): string[] {
+  return Array.from({ length: 2000 }, (_, n) =>
+    n % 5 === 0
+      ? `Dec 10 07:${String(n % 60).padStart(2, "0")}:01 host sshd[${n}]: Failed password for root from 192.0.2.${n % 250} port ${n} ssh2`
+      : `Dec 10 07:${String(n % 60).padStart(2, "0")}:01 host sshd[${n}]: Connection closed by 192.0.2.${n % 250} [preauth]`,
+  );
+}
+
+const shared = join(root, "../shared/data/OpenSSH_2k.log");
+const lines = existsSync(shared)
+  ? readFileSync(shared, "utf8")
+      .split(/\r?\n/)
+      .filter((line) => line.trim() !== "")
+  : generatedLines();
+const flagged = lines.filter((line) =>
+  /Failed password|[Ii]nvalid user|POSSIBLE BREAK-IN ATTEMPT/.test(line),
+).length;
+const tenant = "integration";
+const count = (replica: string, where: string) =>
+  inContainer(config.local.dockerHost, replica, [
+    "clickhouse-client",
+    "--query",
+    `SELECT count(), uniqExact(event_id) FROM dev.events_replicated WHERE tenant_id = '${tenant}'${where}`,
+  ]);
+
+const reachable = await docker.ping().then(
+  () => true,
+  () => false,
+);
+if (!reachable) console.log(`skipped: no Docker daemon answers at ${config.local.dockerHost}`);
+
+describe.skipIf(!reachable)("a stack's life", () => {
+  afterAll(async () => {
+    // Only what a failed test left: after a passed one there is nothing.
+    const left = await inventory(docker, label);
+    for (const { id } of left.containers) await docker.getContainer(id).remove({ force: true, v: true });
+    for (const name of left.volumes) await docker.getVolume(name).remove();
+    for (const { id } of left.networks) await docker.getNetwork(id).remove();
+    rmSync(state, { recursive: true });
+  });
+
+  it("comes up and proves itself", async () => {
+    const said = await succeeds("up", "-s", stackName);
+    expect(said).toMatch(/Ready after \d+ s/);
+    console.log(
+      said
+        .split("\n")
+        .filter((line) => /: \d+\.\d s$|Ready after/.test(line))
+        .join("\n"),
+    );
+  });
+
+  it("verifies as JSON, every check passed", async () => {
+    const results = JSON.parse(await succeeds("verify", "-s", stackName, "--json")) as { ok: boolean }[];
+    expect(results.length).toBeGreaterThanOrEqual(9 + 3 + 1 + 3 + 3 + 3 + 2 + 2 + 1 + 1);
+    expect(results.every((result) => result.ok)).toBe(true);
+  });
+
+  it("stores every acknowledged line exactly once on all three replicas", async () => {
+    const file = join(state, "lines.log");
+    writeFileSync(file, lines.join("\n"));
+    const said = await succeeds("send", file, "-s", stackName, "--tenant", tenant);
+    console.log(said.trim());
+    expect(said).toContain(`${lines.length} of ${lines.length} lines acknowledged`);
+    for (const replica of topology.clickhouse) {
+      await expect
+        .poll(() => count(replica.name, ""), { timeout: 30_000 })
+        .toBe(`${lines.length}\t${lines.length}`);
+    }
+  });
+
+  it("flags the threats, and raises an alert for each", async () => {
+    expect(flagged).toBeGreaterThan(0);
+    for (const replica of topology.clickhouse) {
+      expect(await count(replica.name, " AND is_threat = 1")).toBe(`${flagged}\t${flagged}`);
+      await expect
+        .poll(
+          () =>
+            inContainer(config.local.dockerHost, replica.name, [
+              "clickhouse-client",
+              "--query",
+              `SELECT uniqExact(event_id) FROM dev.alerts_replicated WHERE tenant_id = '${tenant}'`,
+            ]),
+          { timeout: 30_000 },
+        )
+        .toBe(String(flagged));
+    }
+  });
+
+  it("shows a tenant its own events through the VIP, and nobody else's", async () => {
+    const { api } = entry(topology, config);
+    const total = async (who: string) => {
+      const token = (await succeeds("secret", "token", "-s", stackName, "--tenant", who)).trim();
+      const answer = await fetch(`${api}/v1/stats?from=0&to=${Math.floor(Date.now() / 1000) + 86400}`, {
+        headers: { authorization: `Bearer ${token}` },
+      });
+      expect(answer.status).toBe(200);
+      return ((await answer.json()) as { total: number }).total;
+    };
+    expect(await total(tenant)).toBe(lines.length);
+    expect(await total("somebody-else")).toBe(0);
+    expect((await fetch(`${api}/v1/stats`)).status).toBe(401);
+  });
+
+  it("changes nothing the second time", async () => {
+    const said = await succeeds("up", "-s", stackName);
+    expect(said).toContain("nothing changed");
+    console.log(
+      said
+        .split("\n")
+        .filter((line) => /: \d+\.\d s$|Ready after/.test(line))
+        .join("\n"),
+    );
+  });
+
+  it("keeps no secret in plain text in its state", () => {
+    const text = readFileSync(join(state, ".pulumi/stacks/siem-ha", `${stackName}.json`), "utf8");
+    expect(text).toContain("ciphertext");
+    expect(text).not.toMatch(/insecure-password|password_sha256_hex/);
+  });
+
+  it("leaves nothing behind", async () => {
+    expect(await succeeds("down", "-s", stackName)).toContain("everything is gone");
+    expect(await inventory(docker, label)).toEqual({ containers: [], volumes: [], networks: [] });
+  });
+});

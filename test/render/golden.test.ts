@@ -1,0 +1,58 @@
+// Every rendered config against a whole file that a reviewer can read; `vitest -u` writes them anew.
+
+import { describe, expect, it } from "vitest";
+import { parseConfig } from "../../components/config.ts";
+import { renderConfigWriter } from "../../components/edge/load-balancers.ts";
+import {
+  renderClickhouseClient,
+  renderClickhouseCluster,
+  renderClickhouseConfig,
+  renderClickhouseUsers,
+  renderMigration,
+  renderSchema,
+} from "../../components/render/clickhouse.ts";
+import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
+import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
+import { renderKeepalived } from "../../components/render/keepalived.ts";
+import { renderZookeeper } from "../../components/render/zookeeper.ts";
+import { renderGate } from "../../components/services/gate.ts";
+import { plan } from "../../components/topology.ts";
+
+const topology = plan();
+const config = parseConfig({ target: "local" });
+const first = <T>(items: readonly T[]): T => {
+  const [item] = items;
+  if (item === undefined) throw new Error("empty");
+  return item;
+};
+const environment = (values: Record<string, string>) =>
+  Object.entries(values)
+    .map(([key, value]) => `${key}=${value}\n`)
+    .join("");
+
+const files: Record<string, string> = {
+  "haproxy.cfg": renderHaproxy(topology),
+  "haproxy-users.cfg": renderStatsUsers("PASSWORD"),
+  "haproxy-config-writer.sh": renderConfigWriter(first(topology.haproxy), "haproxy-1-config", "local"),
+  "zookeeper-1.env": environment(
+    renderZookeeper(topology, first(topology.zookeeper), config.zookeeper.heapMb),
+  ),
+  "kafka-1.env": environment(renderKafka(topology, first(topology.kafka), config.kafka)),
+  "kafka-topics.sh": renderTopics(config.kafka),
+  "clickhouse-cluster.xml": renderClickhouseCluster(topology, "PASSWORD"),
+  "clickhouse-users.xml": renderClickhouseUsers("PASSWORD"),
+  "clickhouse-client.xml": renderClickhouseClient("PASSWORD"),
+  "clickhouse-schema.sql": renderSchema(topology),
+  "clickhouse-migration.sh": renderMigration(topology),
+  "gate.sh": renderGate({ probe: "true", what: "kafka-1 to be in sync", next: "kafka-2" }),
+};
+for (const keeper of topology.keepalived) files[`${keeper.alias}.conf`] = renderKeepalived(topology, keeper);
+for (const [name, text] of Object.entries(renderClickhouseConfig(topology, first(topology.clickhouse)))) {
+  files[`clickhouse-1-${name}`] = text;
+}
+
+describe("golden files", () => {
+  it.each(Object.entries(files))("%s", async (name, text) => {
+    await expect(text).toMatchFileSnapshot(`../golden/${name}`);
+  });
+});

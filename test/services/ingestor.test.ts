@@ -1,0 +1,270 @@
+// The ingestor over HTTP with a producer that the test controls: who may post, what is refused, when 202 comes.
+
+import { SignJWT, UnsecuredJWT } from "jose";
+import { beforeEach, describe, expect, it } from "vitest";
+import { createIngestor } from "../../services/ingestor/app.ts";
+import type { Message } from "../../services/ingestor/batch.ts";
+import { parseRules } from "../../services/ingestor/rules.ts";
+import { mintToken } from "../../services/token.ts";
+
+const secret = "0123456789abcdef0123456789abcdef";
+const key = new TextEncoder().encode(secret);
+const token = (scope = "events:write", tenantId = "acme", ttlSeconds = 60): Promise<string> =>
+  mintToken({ secret, tenantId, scope, ttlSeconds, subject: "test" });
+
+const calls: Message[][] = [];
+let publish: (messages: readonly Message[]) => Promise<void>;
+let connected = true;
+const lifecycle = { draining: false };
+const app = createIngestor({
+  publisher: {
+    get connected() {
+      return connected;
+    },
+    publish: (messages) => {
+      calls.push([...messages]);
+      return publish(messages);
+    },
+  },
+  secret: key,
+  rules: parseRules(),
+  eventsTopic: "ingest-events",
+  alertsTopic: "alerts",
+  lifecycle,
+  quiet: true,
+  now: () => new Date("2031-03-05T12:00:00Z"),
+});
+
+beforeEach(() => {
+  calls.length = 0;
+  publish = () => Promise.resolve();
+  connected = true;
+  lifecycle.draining = false;
+});
+
+async function post(
+  payload: string | Buffer,
+  type = "application/json",
+  headers: Record<string, string> = {},
+) {
+  const authorization = `Bearer ${await token()}`;
+  return app.inject({
+    method: "POST",
+    url: "/v1/events",
+    payload,
+    headers: { authorization, "content-type": type, ...headers },
+  });
+}
+const sent = (topic = "ingest-events"): Record<string, unknown>[] =>
+  calls
+    .flat()
+    .filter((message) => message.topic === topic)
+    .map((message) => JSON.parse(message.value) as Record<string, unknown>);
+
+describe("who may post", () => {
+  const claims = { tenant_id: "acme", scope: "events:write" };
+  const sign = (payload: object, algorithm = "HS256", expires: number | string = "1m"): Promise<string> =>
+    new SignJWT({ ...payload }).setProtectedHeader({ alg: algorithm }).setExpirationTime(expires).sign(key);
+  const tokens: [string, () => string | Promise<string>, number][] = [
+    ["none", () => "", 401],
+    ["garbage", () => "Bearer abc", 401],
+    ["alg none", () => `Bearer ${new UnsecuredJWT(claims).setExpirationTime("1m").encode()}`, 401],
+    ["another algorithm", async () => `Bearer ${await sign(claims, "HS384")}`, 401],
+    ["expired", async () => `Bearer ${await sign(claims, "HS256", 1)}`, 401],
+    [
+      "no exp",
+      async () => `Bearer ${await new SignJWT(claims).setProtectedHeader({ alg: "HS256" }).sign(key)}`,
+      401,
+    ],
+    ["no tenant", async () => `Bearer ${await sign({ scope: "events:write" })}`, 401],
+    [
+      "a tenant that is no name",
+      async () => `Bearer ${await sign({ ...claims, tenant_id: "a' OR 1" })}`,
+      401,
+    ],
+    ["no scope", async () => `Bearer ${await sign({ tenant_id: "acme" })}`, 401],
+    ["another scope", async () => `Bearer ${await token("events:read events:writer")}`, 403],
+    [
+      "another secret",
+      async () =>
+        `Bearer ${await mintToken({ secret: secret.toUpperCase(), tenantId: "acme", scope: "events:write", ttlSeconds: 60, subject: "x" })}`,
+      401,
+    ],
+    ["several scopes", async () => `Bearer ${await token("events:read events:write")}`, 202],
+  ];
+  it.each(tokens)("%s", async (_name, make, status) => {
+    const response = await post(`{"raw_event":"x"}`, "application/json", { authorization: await make() });
+    expect(response.statusCode).toBe(status);
+    expect(calls).toHaveLength(status === 202 ? 1 : 0);
+  });
+
+  it("refuses to mint with a short secret", async () => {
+    await expect(
+      mintToken({ secret: "short", tenantId: "a", scope: "", ttlSeconds: 1, subject: "" }),
+    ).rejects.toThrow("32");
+  });
+});
+
+describe("bodies", () => {
+  it("takes one JSON event; what it says wins, the rest is read from raw_event", async () => {
+    const raw_event = "Mar  5 11:00:00 host sshd[1]: Failed password for root from 192.0.2.7 port 1 ssh2";
+    const response = await post(
+      JSON.stringify({ event_id: "e1", raw_event, event_action: "mine", tenant_id: "other" }),
+    );
+    expect(response.statusCode).toBe(202);
+    expect(response.json()).toEqual({ accepted: 1, ids: ["e1"] });
+    expect(sent()).toEqual([
+      {
+        event_id: "e1",
+        tenant_id: "acme",
+        event_timestamp: Date.parse("2031-03-05T11:00:00Z") / 1000,
+        source_ip: "192.0.2.7",
+        source_type: "sshd",
+        raw_event,
+        event_category: "authentication",
+        event_outcome: "failure",
+        event_action: "mine",
+        is_threat: 0,
+      },
+    ]);
+    expect(calls[0]![0]!.key).toBe("e1");
+  });
+
+  it("takes an array, NDJSON and log lines", async () => {
+    expect((await post(`[{"raw_event":"a"},{"raw_event":"b"}]`)).json()).toMatchObject({ accepted: 2 });
+    const ndjson = `{"raw_event":"c"}\n\n{"event_timestamp":"2031-01-01T00:00:00Z","source_ip":"::1"}\r\n`;
+    expect((await post(ndjson, "application/x-ndjson; charset=utf-8")).json()).toMatchObject({ accepted: 2 });
+    expect((await post(Buffer.from("d \xff\n\ne\n", "latin1"), "text/plain")).json()).toMatchObject({
+      accepted: 2,
+    });
+    const raw = sent().map((event) => event["raw_event"]);
+    expect(raw).toEqual([
+      "a",
+      "b",
+      "c",
+      `{"event_timestamp":"2031-01-01T00:00:00Z","source_ip":"::1"}`,
+      "d \ufffd",
+      "e",
+    ]);
+    const ids = new Set(sent().map((event) => event["event_id"]));
+    expect(ids.size).toBe(6);
+    for (const id of ids)
+      expect(id).toMatch(/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/);
+  });
+
+  it("writes threats to the alerts too, with an id that a repeated post keeps", async () => {
+    const event = JSON.stringify({
+      event_id: "e1",
+      raw_event: "Mar  5 11:00:00 h sshd[1]: Invalid user eve from 192.0.2.7",
+    });
+    await post(event);
+    await post(event);
+    expect(sent()[0]).toMatchObject({ event_id: "e1", is_threat: 1 });
+    const [first, second] = sent("alerts");
+    expect(first).toEqual(second);
+    expect(first).toEqual({
+      alert_id: expect.stringMatching(/^[\da-f-]{36}$/) as string,
+      tenant_id: "acme",
+      event_id: "e1",
+      event_timestamp: Date.parse("2031-03-05T11:00:00Z") / 1000,
+      source_ip: "192.0.2.7",
+      rule: "sshd-invalid-user",
+      severity: "medium",
+      summary: "login attempt for a user that does not exist",
+    });
+  });
+
+  it.each([
+    ["", "application/json", 400, {}],
+    ["{", "application/json", 400, { error: "invalid_json", line: 1 }],
+    ["[]", "application/json", 400, { error: "empty_body" }],
+    ["\n \n", "text/plain", 400, { error: "empty_body" }],
+    ["{}", "application/json", 400, { line: 1 }],
+    ["7", "application/json", 400, { line: 1 }],
+    [`[{"raw_event":"a"},{"raw_event":"b","color":1}]`, "application/json", 400, { line: 2, field: "color" }],
+    [
+      `{"raw_event":"a"}\n\n{"source_ip":"10.0.0.256"}`,
+      "application/x-ndjson",
+      400,
+      { line: 3, field: "source_ip" },
+    ],
+    [`{"raw_event":"a"}\n{"raw_event":`, "application/x-ndjson", 400, { error: "invalid_json", line: 2 }],
+    [`{"event_timestamp":-1}`, "application/json", 400, { field: "event_timestamp" }],
+    [`{"event_timestamp":4294967296}`, "application/json", 400, { field: "event_timestamp" }],
+    [`{"event_id":"a b"}`, "application/json", 400, { field: "event_id" }],
+    [`{"is_threat":2}`, "application/json", 400, { field: "is_threat" }],
+    [`{"__proto__":{}}`, "application/json", 400, { field: "__proto__" }],
+    [Buffer.from(`{"raw_event":"\xff"}`, "latin1"), "application/json", 400, { error: "invalid_utf8" }],
+    [
+      JSON.stringify({ raw_event: "x".repeat(300_000) }),
+      "application/json",
+      400,
+      { line: 1, field: "raw_event" },
+    ],
+    ["x\n".repeat(10_001), "text/plain", 413, { error: "too_many_events" }],
+    ["x".repeat(5 * 1024 * 1024 + 1), "text/plain", 413, {}],
+    ["<a/>", "application/xml", 415, {}],
+  ])("refuses body %# as %2$s", async (body, type, status, answer) => {
+    const response = await post(body, type);
+    expect({ status: response.statusCode, body: response.json() as object }).toMatchObject({
+      status,
+      body: answer,
+    });
+    expect(calls).toHaveLength(0);
+  });
+
+  it("refuses compressed bodies", async () => {
+    expect((await post("x", "text/plain", { "content-encoding": "gzip" })).statusCode).toBe(415);
+  });
+});
+
+describe("acknowledgement", () => {
+  it("answers only when Kafka has acknowledged", async () => {
+    let acknowledge = (): void => {};
+    publish = () => new Promise((resolve) => (acknowledge = resolve));
+    let answered = false;
+    const response = post("x", "text/plain").then((value) => ((answered = true), value));
+    while (calls.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    expect(answered).toBe(false);
+    acknowledge();
+    expect((await response).statusCode).toBe(202);
+  });
+
+  it("answers 503 with Retry-After when a part fails", async () => {
+    let call = 0;
+    publish = () => (call++ === 1 ? Promise.reject(new Error("no")) : Promise.resolve());
+    const response = await post(
+      Array.from({ length: 20 }, () => "x".repeat(100_000)).join("\n"),
+      "text/plain",
+    );
+    expect(calls.length).toBeGreaterThan(1);
+    expect(response.statusCode).toBe(503);
+    expect(response.headers["retry-after"]).toBe("2");
+    expect(response.json()).not.toHaveProperty("ids");
+  });
+
+  it("joins concurrent requests into one call, and keeps batches below a broker's limit", async () => {
+    await Promise.all(Array.from({ length: 20 }, () => post("x", "text/plain")));
+    expect(calls.length).toBeLessThan(5);
+    calls.length = 0;
+    await post(Array.from({ length: 30 }, () => "x".repeat(100_000)).join("\n"), "text/plain");
+    for (const batch of calls) {
+      expect(batch.reduce((sum, message) => sum + message.value.length, 0)).toBeLessThan(1_000_000);
+    }
+    expect(sent()).toHaveLength(30);
+  });
+
+  it("is healthy only when connected and not draining", async () => {
+    const health = async (): Promise<number> => (await app.inject("/health")).statusCode;
+    expect(await health()).toBe(200);
+    connected = false;
+    expect(await health()).toBe(503);
+    expect((await post("x", "text/plain")).statusCode).toBe(503);
+    expect(calls).toHaveLength(0);
+    connected = true;
+    lifecycle.draining = true;
+    expect(await health()).toBe(503);
+    expect((await post("x", "text/plain")).statusCode).toBe(202);
+  });
+});
