@@ -13,9 +13,21 @@ import { baseImages, ownImages, type OwnImage } from "../components/images.ts";
 const defaultRoot = join(import.meta.dirname, "..");
 
 /** What each image stands on, and the entry file that is bundled into it. */
-const makings: Readonly<Record<OwnImage, { readonly base: string; readonly entry?: string }>> = {
+interface Making {
+  readonly base: string;
+  readonly entry?: string;
+  /** Files that a bundled package reads at run time: path in the image's app folder → path in the project. */
+  readonly assets?: Readonly<Record<string, string>>;
+}
+
+const makings: Readonly<Record<OwnImage, Making>> = {
   api: { base: baseImages.node, entry: "services/api/server.ts" },
-  ingestor: { base: baseImages.node, entry: "services/ingestor/server.ts" },
+  ingestor: {
+    base: baseImages.node,
+    entry: "services/ingestor/server.ts",
+    // The Kafka client loads its checksums and compression from ../dist of wherever its code runs.
+    assets: { "dist/native.wasm": "node_modules/@platformatic/wasm-utils/dist/native.wasm" },
+  },
   keepalived: { base: baseImages.debian },
 };
 
@@ -46,7 +58,8 @@ export function imageTag(name: OwnImage, root: string = defaultRoot): string {
   const folder = join(root, "images", name);
   for (const file of readdirSync(folder).sort()) add(join(folder, file));
   if (entry !== undefined) {
-    hash.update(JSON.stringify(bundling));
+    // This file decides how the bundle is made, and which files go with it.
+    hash.update(readFileSync(import.meta.filename));
     for (const file of sourcesOf(join(root, entry), root)) add(file);
     add(join(root, "package-lock.json"));
   }
@@ -60,7 +73,7 @@ export function imageTag(name: OwnImage, root: string = defaultRoot): string {
 export function buildImage(name: OwnImage, log: (line: string) => void, root: string = defaultRoot): string {
   const tag = imageTag(name, root);
   if (docker(["image", "inspect", "--format", "{{.Id}}", tag]).status === 0) return tag;
-  const { base, entry } = makings[name];
+  const { base, entry, assets } = makings[name];
   const started = Date.now();
   const context = mkdtempSync(join(tmpdir(), `siem-ha-${name}-`));
   try {
@@ -70,8 +83,10 @@ export function buildImage(name: OwnImage, log: (line: string) => void, root: st
         ...bundling,
         absWorkingDir: root,
         entryPoints: [entry],
-        outfile: join(context, "server.mjs"),
+        outfile: join(context, "app/bin/server.mjs"),
       });
+      for (const [to, from] of Object.entries(assets ?? {}))
+        cpSync(join(root, from), join(context, "app", to));
     }
     const built = docker(["build", "--quiet", "--tag", tag, "--build-arg", `BASE=${base}`, context]);
     if (built.status !== 0) {

@@ -56,7 +56,7 @@ fi
 
 /** Shell: HAProxy on this node answers its local health check. */
 export function haproxyAnswers(replica: Replica): string {
-  return `docker exec ${replica.node.name} wget -q -T 2 -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
+  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
 }
 
 /** Shell: this node holds the VIP. */

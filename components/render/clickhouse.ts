@@ -185,8 +185,7 @@ ORDER BY (tenant_id, event_timestamp, ${feed.key})`,
       `CREATE TABLE IF NOT EXISTS ${queue} ${on} (
   ${feed.columns}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
-  kafka_group_name = 'clickhouse-${feed.topic}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_skip_broken_messages = 100`,
+  kafka_group_name = 'clickhouse-${feed.topic}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${view} ${on} TO ${table} AS
 SELECT ${columnNames(feed.columns)} FROM ${queue}`,
     );

@@ -31,7 +31,7 @@ export interface ClickHouseArgs {
 
 /** Shell: the server answers over HTTP. */
 export function clickhouseAnswers(replica: Replica): string {
-  return `docker exec ${replica.node.name} wget -q -T 2 -O - http://127.0.0.1:${ports.clickhouseHttp.number}/ping`;
+  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.clickhouseHttp.number}/ping`;
 }
 
 /** Shell: every replicated table of the server can be written and has nothing left to fetch. */

@@ -26,7 +26,7 @@ export interface HttpServiceArgs {
 
 /** Shell: the replica answers its health check with 200. */
 export function httpHealthy(replica: HttpReplica, path: string): string {
-  return `docker exec ${replica.node.name} wget -q -T 2 -O - http://127.0.0.1:${replica.port}${path}`;
+  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${replica.port}${path}`;
 }
 
 /** The ingestor's and the API's address lists, as their clients take them. */

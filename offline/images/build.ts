@@ -138,6 +138,7 @@ async function buildAll(
 /** Builds one stand-in in a throw-away context and tags it with the public name. */
 async function build(name: string, recipe: Recipe, log: Log): Promise<void> {
   const started = Date.now();
+  const before = await imageId(name);
   const context = await mkdtemp(join(tmpdir(), `siem-ha-${recipe.folder}-`));
   try {
     const labels = { [standInLabel]: "1", [recipeLabel]: await recipeHash(recipe) };
@@ -164,6 +165,8 @@ async function build(name: string, recipe: Recipe, log: Log): Promise<void> {
         { DOCKER_BUILDKIT: "0" },
       );
     }
+    // The version that lost its name is only in the way; Docker refuses where something still uses it.
+    if (before !== "" && before !== (await imageId(name))) await execute("docker", ["image", "rm", before]);
     const seconds = ((Date.now() - started) / 1000).toFixed(0);
     log(`image ${name}: stand-in built from offline/images/${recipe.folder} in ${seconds} s`);
   } finally {
@@ -298,6 +301,11 @@ async function localImages(names: readonly string[]): Promise<Map<string, Record
     }
   }
   return found;
+}
+
+/** The image's id, or nothing where it is absent. */
+async function imageId(name: string): Promise<string> {
+  return (await execute("docker", ["image", "inspect", "--format", "{{.Id}}", name])).stdout.trim();
 }
 
 function recipeFolder(recipe: Recipe): string {

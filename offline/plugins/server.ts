@@ -391,6 +391,14 @@ export async function serve(plugin: Plugin, argv: readonly string[]): Promise<vo
     );
   });
   process.stdout.write(`${port}\n`);
+
+  // An engine that was killed can't end its plugins: each notices by itself that it has another parent.
+  const parent = process.ppid;
+  setInterval(() => {
+    if (process.ppid === parent) return;
+    plugin.cancel();
+    process.exit(1);
+  }, 2000).unref();
 }
 
 /** A half-made thing is recorded too, and its secrets must not become plain text on the way. */

@@ -5,11 +5,10 @@ import type { TenantId } from "../common/auth.ts";
 /** A string as a ClickHouse literal. Both 18.16 and current servers read it back unchanged. */
 export function literal(value: string): string {
   if (/\p{Surrogate}/u.test(value)) throw new RangeError("text has half of a surrogate pair");
-  // Everything but plain text is written as bytes, so that no character can end or change the literal.
-  const escaped = value.replace(/[\\'\x00-\x1f\x7f]/g, (char) => {
-    if (char === "\\" || char === "'") return `\\${char}`;
-    return `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`;
-  });
+  // Quotes, backslashes and control characters are written as bytes, so that none can end or change the literal.
+  const escaped = value.replace(/[\\']|\p{Cc}/gu, (char) =>
+    Buffer.from(char).toString("hex").replace(/../g, "\\x$&"),
+  );
   return `'${escaped}'`;
 }
 

@@ -45,7 +45,10 @@ export function createServer(lifecycle: Lifecycle, quiet = false): FastifyInstan
   app.setErrorHandler((error: FastifyError | HttpError, request, reply) => {
     if (error instanceof HttpError) {
       if (error.status >= 500)
-        request.log.warn({ code: error.code, cause: String(error.cause ?? "") }, error.message);
+        request.log.warn(
+          { code: error.code, cause: error.cause instanceof Error ? error.cause.message : undefined },
+          error.message,
+        );
       return reply
         .code(error.status)
         .headers(error.headers)

@@ -75,12 +75,11 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
     }
     throw new InvalidEvent(issue.path.join(".") || "(event)", issue.message);
   }
-  if (Object.keys(result.data).length === 0)
-    throw new InvalidEvent("(event)", "must have at least one field");
-  const { tenant_id: _ignored, ...given } = result.data;
+  const given = result.data;
+  if (Object.keys(given).length === 0) throw new InvalidEvent("(event)", "must have at least one field");
   const event = eventFromLine(given.raw_event ?? "", tenant, now);
   // Only what the client left out is taken from the line; JSON without raw_event is its own raw event.
-  return { ...event, raw_event: JSON.stringify(value), ...given };
+  return { ...event, raw_event: JSON.stringify(value), ...given, tenant_id: tenant };
 }
 
 /** An event from one log line. */

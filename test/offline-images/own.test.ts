@@ -96,6 +96,20 @@ describe("own images", () => {
       expect(docker("inspect", "--format", "{{.State.ExitCode}}", api)).toBe("0");
     }, 120_000);
 
+    it.each(["api", "ingestor"] as const)(
+      "%s loads all of its packages before it asks for its settings",
+      (name) => {
+        // A bundle can lack a file that a package reads beside its code; that shows only at the start.
+        const { code, output } = once(
+          ...withoutRights,
+          buildImage(name, (line) => console.log(line)),
+        );
+        expect(output).toMatch(/can't start[^]*JWT_SECRET is missing/);
+        expect(code).not.toBe(0);
+      },
+      120_000,
+    );
+
     it("keepalived takes the VIP, gives it up when stopped, and clears it after having been killed", async () => {
       const image = buildImage("keepalived", (line) => console.log(line));
       const config = join(root, "keepalived");

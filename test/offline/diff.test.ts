@@ -2,7 +2,13 @@
 
 import { describe, expect, it } from "vitest";
 import { diffCommand } from "../../offline/plugins/command/local.ts";
-import { containerKind, createRequest, diffContainer, recorded, refreshed } from "../../offline/plugins/docker/container.ts";
+import {
+  containerKind,
+  createRequest,
+  diffContainer,
+  recorded,
+  refreshed,
+} from "../../offline/plugins/docker/container.ts";
 import { checkConfig, Daemon } from "../../offline/plugins/docker/daemon.ts";
 import { canonicalDuration, nanoseconds } from "../../offline/plugins/docker/duration.ts";
 import { volumeKind } from "../../offline/plugins/docker/volume.ts";
@@ -21,10 +27,17 @@ const base: Props = {
   healthcheck: { tests: ["CMD", "true"], interval: "1m0s" },
   capabilities: { adds: ["CAP_NET_ADMIN"] },
 };
-const context = { urn: "urn:pulumi:t::p::docker:index/container:Container::kafka-1", name: "kafka-1", timeout: undefined, log: () => undefined };
+const context = {
+  urn: "urn:pulumi:t::p::docker:index/container:Container::kafka-1",
+  name: "kafka-1",
+  timeout: undefined,
+  log: () => undefined,
+};
 
 function verdict(change: Change): Record<string, "replace" | "update"> {
-  return Object.fromEntries([...change.properties].map(([key, replace]) => [key, replace ? "replace" : "update"]));
+  return Object.fromEntries(
+    [...change.properties].map(([key, replace]) => [key, replace ? "replace" : "update"]),
+  );
 }
 /** The second preview after a create with these inputs. */
 const second = (news: Props) => verdict(diffContainer(recorded(news), news));
@@ -62,7 +75,10 @@ describe("a change to a container", () => {
     [{ uploads: [{ file: "/x", content: "y" }] }, { uploads: "replace" }],
     [{ networkMode: unknown }, { networkMode: "replace" }],
     [{ restart: "no" }, { restart: "update" }],
-    [{ memory: 600, memorySwap: 600 }, { memory: "update", memorySwap: "update" }],
+    [
+      { memory: 600, memorySwap: 600 },
+      { memory: "update", memorySwap: "update" },
+    ],
     [{ healthcheck: { tests: ["CMD", "false"], interval: "1m0s" } }, { healthcheck: "update" }],
     [{ envs: ["B=2", "A=1"] }, {}],
   ])("%j is %j", (change, expected) => {
@@ -86,7 +102,9 @@ describe("inputs of a container", () => {
 
   it("are refused by name when unknown, however deep", () => {
     expect(reasons({ ...base, gpus: "all" })).toEqual(["gpus"]);
-    expect(reasons({ ...base, mounts: [{ type: "bind", target: "/x", bogus: 1 }] })).toEqual(["mounts[0].bogus"]);
+    expect(reasons({ ...base, mounts: [{ type: "bind", target: "/x", bogus: 1 }] })).toEqual([
+      "mounts[0].bogus",
+    ]);
   });
 
   it("are refused when wrong", () => {
@@ -98,7 +116,9 @@ describe("inputs of a container", () => {
   });
 
   it("may be unknown while previewing", () => {
-    expect(reasons({ ...base, networkMode: unknown, image: unknown, cpus: unknown, envs: unknown })).toEqual([]);
+    expect(reasons({ ...base, networkMode: unknown, image: unknown, cpus: unknown, envs: unknown })).toEqual(
+      [],
+    );
   });
 
   it("get a name made from the resource's, once", () => {
@@ -116,7 +136,10 @@ describe("inputs of a container", () => {
       cpus: "0.5",
       healthcheck: { tests: ["CMD", "true"], interval: "1m30s" },
       ports: [{ internal: 80, external: 8080, ip: "127.0.0.1" }],
-      volumes: [{ volumeName: "v", containerPath: "/v" }, { hostPath: "/h", containerPath: "/c", readOnly: true }],
+      volumes: [
+        { volumeName: "v", containerPath: "/v" },
+        { hostPath: "/h", containerPath: "/c", readOnly: true },
+      ],
     });
     expect(request.HostConfig).toMatchObject({
       Memory: 64 * 1024 * 1024,

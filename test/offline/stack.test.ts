@@ -31,6 +31,8 @@ const missing = ((): string | undefined => {
 if (missing !== undefined) console.warn(`stand-ins are not tried on Docker, it has no ${image}: ${missing}`);
 
 interface Options {
+  /** @default the daemon of this machine */
+  readonly host?: string;
   readonly memory?: number;
   readonly env?: string;
   readonly trigger?: string;
@@ -45,7 +47,7 @@ function program(options: Options): PulumiFn {
   // eslint-disable-next-line @typescript-eslint/require-await
   return async () => {
     const provider = new docker.Provider("local", {
-      host: "unix:///var/run/docker.sock",
+      host: options.host ?? "unix:///var/run/docker.sock",
       disableDockerDaemonCheck: true,
     });
     const opts = { provider, deleteBeforeReplace: true };
@@ -94,13 +96,22 @@ function program(options: Options): PulumiFn {
         command:
           options.brokenGuest === true
             ? ["/no/such/command"]
-            : ["sh", "-c", "trap 'echo stopped > /data/stopped; exit 0' TERM; cat /run/secret > /data/seen; while :; do sleep 1; done"],
+            : [
+                "sh",
+                "-c",
+                "trap 'echo stopped > /data/stopped; exit 0' TERM; cat /run/secret > /data/seen; while :; do sleep 1; done",
+              ],
         envs: [`MODE=${options.env ?? "one"}`],
         destroyGraceSeconds: 10,
         labels: [label],
         volumes: [{ volumeName: volume.name, containerPath: "/data" }],
         uploads: [{ file: "/run/secret", content: pulumi.secret(secret), permissions: "0400" }],
-        healthcheck: { tests: ["CMD", "test", "-f", "/data/seen"], interval: "1s", timeout: "5s", retries: 30 },
+        healthcheck: {
+          tests: ["CMD", "test", "-f", "/data/seen"],
+          interval: "1s",
+          timeout: "5s",
+          retries: 30,
+        },
         wait: true,
         waitTimeout: 60,
       },
@@ -142,7 +153,8 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
   const change = (options: Options): void => void (stack.workspace.program = program(options));
   const empty = { same: 8 };
   // Not `exportStack`: that one decrypts.
-  const stateFile = (): string => readFileSync(join(home, ".pulumi", "stacks", "offline-kit", "offline.json"), "utf8");
+  const stateFile = (): string =>
+    readFileSync(join(home, ".pulumi", "stacks", "offline-kit", "offline.json"), "utf8");
 
   beforeAll(async () => {
     const log = (line: string): void => console.info(line);
@@ -165,16 +177,27 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
 
   afterAll(async () => {
     await run("sh", ["-c", `docker ps -aq --filter label=${label.label}=${id} | xargs -r docker rm -fv`]);
-    await run("sh", ["-c", `docker volume ls -q --filter label=${label.label}=${id} | xargs -r docker volume rm`]);
-    await run("sh", ["-c", `docker network ls -q --filter label=${label.label}=${id} | xargs -r docker network rm`]);
+    await run("sh", [
+      "-c",
+      `docker volume ls -q --filter label=${label.label}=${id} | xargs -r docker volume rm`,
+    ]);
+    await run("sh", [
+      "-c",
+      `docker network ls -q --filter label=${label.label}=${id} | xargs -r docker network rm`,
+    ]);
     rmSync(home, { recursive: true, force: true });
   });
 
   let first: Record<string, unknown>;
 
-  it("previews without a daemon's help, then comes up", { timeout: 60_000 }, async () => {
-    const preview = await stack.preview();
-    expect(preview.changeSummary).toEqual({ create: 8 });
+  it("previews without a daemon", { timeout: 60_000 }, async () => {
+    change({ host: "tcp://127.0.0.1:9" });
+    expect((await stack.preview()).changeSummary).toEqual({ create: 8 });
+    await expect(stack.up()).rejects.toThrow(/ECONNREFUSED/);
+    change({});
+  });
+
+  it("comes up", { timeout: 60_000 }, async () => {
     const result = await stack.up();
     expect(result.summary.resourceChanges).toEqual({ create: 8 });
     first = values(result.outputs);
@@ -201,22 +224,32 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     expect((await stack.preview()).changeSummary).toEqual(empty);
   });
 
-  it("updates memory in place, and reruns a changed command with its old output", { timeout: 60_000 }, async () => {
-    change({ memory: 48, update: 'echo "again:$PULUMI_COMMAND_STDOUT"' });
-    const result = await stack.up();
-    expect(result.summary.resourceChanges).toEqual({ same: 6, update: 2 });
-    expect(values(result.outputs).stdout).toBe(`again:in create:${secret}:`);
-    expect(values(result.outputs).anchor).toBe(first.anchor);
-    expect(await sh("inspect", "-f", "{{.HostConfig.Memory}}", `${id}-anchor`)).toBe(String(48 * 1024 * 1024));
-  });
+  it(
+    "updates memory in place, and reruns a changed command with its old output",
+    { timeout: 60_000 },
+    async () => {
+      change({ memory: 48, update: 'echo "again:$PULUMI_COMMAND_STDOUT"' });
+      const result = await stack.up();
+      expect(result.summary.resourceChanges).toEqual({ same: 6, update: 2 });
+      expect(values(result.outputs).stdout).toBe(`again:in create:${secret}:`);
+      expect(values(result.outputs).anchor).toBe(first.anchor);
+      expect(await sh("inspect", "-f", "{{.HostConfig.Memory}}", `${id}-anchor`)).toBe(
+        String(48 * 1024 * 1024),
+      );
+    },
+  );
 
-  it("replaces a guest whose environment changed, gracefully, and the gate it triggers", { timeout: 60_000 }, async () => {
-    change({ memory: 48, update: "true", env: "two" });
-    const result = await stack.up();
-    expect(result.summary.resourceChanges).toEqual({ same: 6, replace: 2 });
-    expect(values(result.outputs).guest).not.toBe(first.guest);
-    expect(await sh("exec", `${id}-guest`, "cat", "/data/stopped")).toBe("stopped");
-  });
+  it(
+    "replaces a guest whose environment changed, gracefully, and the gate it triggers",
+    { timeout: 60_000 },
+    async () => {
+      change({ memory: 48, update: "true", env: "two" });
+      const result = await stack.up();
+      expect(result.summary.resourceChanges).toEqual({ same: 6, replace: 2 });
+      expect(values(result.outputs).guest).not.toBe(first.guest);
+      expect(await sh("exec", `${id}-guest`, "cat", "/data/stopped")).toBe("stopped");
+    },
+  );
 
   it("sees after a refresh what happened outside", { timeout: 90_000 }, async () => {
     await sh("rm", "-f", `${id}-guest`);

@@ -47,12 +47,10 @@ async function get(url: string, scope = "events:read") {
 describe("statements", () => {
   /** What a server reads back from a literal; throws if the literal ends early. */
   function unescape(text: string): string {
-    expect(text).toMatch(/^'(?:[^'\\]|\\x[\da-f]{2}|\\[\\'])*'$/s);
+    expect(text).toMatch(/^'(?:[^'\\]|\\x[\da-f]{2})*'$/s);
     return text
       .slice(1, -1)
-      .replace(/\\(?:x([\da-f]{2})|(.))/gs, (_all, hex: string | undefined, char: string) =>
-        hex ? String.fromCharCode(parseInt(hex, 16)) : char,
-      );
+      .replace(/(?:\\x[\da-f]{2})+/g, (bytes) => Buffer.from(bytes.replaceAll("\\x", ""), "hex").toString());
   }
 
   it("escape any text without loss", () => {
@@ -63,7 +61,7 @@ describe("statements", () => {
       fc.property(fc.oneof(nasty, fc.string({ unit: "grapheme" }), fc.string({ unit: "binary" })), (text) => {
         fc.pre(!/\p{Surrogate}/u.test(text));
         expect(unescape(literal(text))).toBe(text);
-        expect(literal(text)).not.toMatch(/[\x00-\x1f]/);
+        expect(literal(text)).not.toMatch(/\p{Cc}/u);
       }),
     );
     expect(() => literal("\ud800")).toThrow(RangeError);
@@ -108,7 +106,7 @@ describe("GET /v1/events", () => {
       "/v1/events?from=2031-03-01T00:00:00Z&to=1940000000&source_ip=192.0.2.7&is_threat=true&q=it%27s&limit=5",
     );
     expect(statements[0]).toContain(
-      `event_timestamp >= ${Date.parse("2031-03-01T00:00:00Z") / 1000} AND event_timestamp <= 1940000000 AND source_ip = '192.0.2.7' AND is_threat = 1 AND position(raw_event, 'it\\'s') > 0 ORDER`,
+      `event_timestamp >= ${Date.parse("2031-03-01T00:00:00Z") / 1000} AND event_timestamp <= 1940000000 AND source_ip = '192.0.2.7' AND is_threat = 1 AND position(raw_event, 'it\\x27s') > 0 ORDER`,
     );
   });
 
@@ -175,7 +173,7 @@ describe("GET /v1/events", () => {
 describe("the other routes", () => {
   it("one event, or 404", async () => {
     expect((await get("/v1/events/e%271")).statusCode).toBe(404);
-    expect(statements[0]).toContain(`event_id = 'e\\'1'`);
+    expect(statements[0]).toContain(`event_id = 'e\\x271'`);
     answer = () => [{ event_id: "e1" }];
     expect((await get("/v1/events/e1")).json()).toEqual({ event_id: "e1" });
   });

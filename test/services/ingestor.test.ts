@@ -206,7 +206,7 @@ describe("bodies", () => {
     ["<a/>", "application/xml", 415, {}],
   ])("refuses body %# as %2$s", async (body, type, status, answer) => {
     const response = await post(body, type);
-    expect({ status: response.statusCode, body: response.json() as object }).toMatchObject({
+    expect({ status: response.statusCode, body: response.json<object>() }).toMatchObject({
       status,
       body: answer,
     });
