@@ -84,7 +84,7 @@ async function accepted(root: string | undefined): Promise<PulumiCli | undefined
 
 /** Downloads the release; returns why it could not. A closed network must cost seconds, not minutes. */
 async function downloadRelease(version: string, root: string): Promise<string | undefined> {
-  const machine = { x64: "x64", arm64: "arm64" }[arch() as string];
+  const machine = { x64: "x64", arm64: "arm64" }[arch()];
   const system = { linux: "linux", darwin: "darwin" }[platform() as string];
   if (machine === undefined || system === undefined) return `no release for ${platform()} ${arch()}`;
   const url = `https://get.pulumi.com/releases/sdk/pulumi-v${version}-${system}-${machine}.tar.gz`;

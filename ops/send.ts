@@ -57,9 +57,13 @@ async function post({ ingest, token }: SendTarget, lines: readonly string[]): Pr
   }
 }
 
-/** Sends every non-empty line. @throws when a post is refused or an acknowledged event isn't readable in 120 s. */
+/**
+ * Sends every non-empty line. The lines are opened only here: a readline interface that is already reading while
+ * something else is awaited loses lines.
+ * @throws when a post is refused or an acknowledged event isn't readable in 120 s.
+ */
 export async function send(
-  lines: AsyncIterable<string> | Iterable<string>,
+  open: () => AsyncIterable<string> | Iterable<string>,
   target: SendTarget,
   batchSize: number,
   progress: (acknowledged: number) => void,
@@ -76,10 +80,12 @@ export async function send(
       progress(acknowledged);
       active.delete(job);
     });
+    // A failure is reported where the jobs are awaited, at the latest at the end.
+    job.catch(() => undefined);
     active.add(job);
   };
   let batch: string[] = [];
-  for await (const line of lines) {
+  for await (const line of open()) {
     if (line.trim() === "") continue;
     count++;
     batch.push(line);
@@ -125,13 +131,16 @@ async function main(file: string | undefined, options: { stack: string; tenant: 
     ttlSeconds: 3600,
     subject: "npm run send",
   });
-  const input =
-    file === undefined || file === "-"
-      ? process.stdin
-      : createReadStream(resolve(process.env["INIT_CWD"] ?? ".", file));
-  const lines = createInterface({ input, crlfDelay: Infinity });
   let shown = 0;
-  const result = await send(lines, { api, ingest, token }, batchSize, (acknowledged) => {
+  const open = () =>
+    createInterface({
+      input:
+        file === undefined || file === "-"
+          ? process.stdin
+          : createReadStream(resolve(process.env["INIT_CWD"] ?? ".", file)),
+      crlfDelay: Infinity,
+    });
+  const result = await send(open, { api, ingest, token }, batchSize, (acknowledged) => {
     if (Date.now() - shown < 200) return;
     shown = Date.now();
     process.stderr.write(

@@ -155,7 +155,7 @@ function plain(struct: Struct | undefined): Props {
 }
 
 function raw(struct: Struct | undefined): Props {
-  return (struct?.toJavaScript() ?? {}) as Props;
+  return struct?.toJavaScript() ?? {};
 }
 
 function toStruct(props: Props): Struct {
@@ -384,7 +384,7 @@ export async function serve(plugin: Plugin, argv: readonly string[]): Promise<vo
   };
 
   const server = new grpc.Server(options);
-  server.addService(services.ResourceProviderService as never, implementation as never);
+  server.addService(services.ResourceProviderService, implementation as never);
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error, bound) =>
       error === null ? resolve(bound) : reject(error),

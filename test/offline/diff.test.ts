@@ -97,8 +97,8 @@ describe("a change to a container", () => {
 });
 
 describe("inputs of a container", () => {
-  const { check } = containerKind(new Daemon());
-  const reasons = (news: Props) => check(news, {}, context).failures.map(({ property }) => property);
+  const kind = containerKind(new Daemon());
+  const reasons = (news: Props) => kind.check(news, {}, context).failures.map(({ property }) => property);
 
   it("are refused by name when unknown, however deep", () => {
     expect(reasons({ ...base, gpus: "all" })).toEqual(["gpus"]);
@@ -122,9 +122,9 @@ describe("inputs of a container", () => {
   });
 
   it("get a name made from the resource's, once", () => {
-    const first = check({ image: "x" }, {}, context).defaults?.name;
+    const first = kind.check({ image: "x" }, {}, context).defaults?.name;
     expect(first).toMatch(/^kafka-1-[0-9a-f]{7}$/);
-    expect(check({ image: "x" }, { name: first }, context).defaults?.name).toBe(first);
+    expect(kind.check({ image: "x" }, { name: first }, context).defaults?.name).toBe(first);
   });
 
   it("become Docker's request with its units", () => {
@@ -153,12 +153,16 @@ describe("inputs of a container", () => {
 });
 
 it("a changed label of a volume deletes it first, data and all", () => {
-  const { diff } = volumeKind(new Daemon());
+  const kind = volumeKind(new Daemon());
   const old = { name: "data", labels: [{ label: "a", value: "1" }] };
-  const change = diff({ ...old, driver: "local" }, { ...old, labels: [{ label: "a", value: "2" }] }, old);
+  const change = kind.diff(
+    { ...old, driver: "local" },
+    { ...old, labels: [{ label: "a", value: "2" }] },
+    old,
+  );
   expect(verdict(change)).toEqual({ labels: "replace" });
   expect(change.deleteBeforeReplace).toBe(true);
-  expect(verdict(diff({ ...old, driver: "local" }, old, old))).toEqual({});
+  expect(verdict(kind.diff({ ...old, driver: "local" }, old, old))).toEqual({});
 });
 
 it("a command's triggers replace it, create before delete; other inputs update it", () => {
@@ -204,4 +208,13 @@ it("provider config that would not be honoured is refused by name", () => {
     "certPath",
     "host",
   ]);
+});
+
+it("a daemon that can't be reached never counts as a container that is gone", async () => {
+  const daemon = new Daemon();
+  // Port 9 of the loopback refuses: nothing listens there.
+  await daemon.configure({ host: "tcp://127.0.0.1:9", disableDockerDaemonCheck: "true" });
+  await expect(containerKind(daemon).read("0123", base, base)).rejects.toThrow(/ECONNREFUSED/);
+  const checked = new Daemon().configure({ host: "tcp://127.0.0.1:9" });
+  await expect(checked).rejects.toThrow(/Error pinging Docker server at tcp:\/\/127.0.0.1:9/);
 });

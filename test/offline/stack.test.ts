@@ -193,7 +193,6 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
   it("previews without a daemon", { timeout: 60_000 }, async () => {
     change({ host: "tcp://127.0.0.1:9" });
     expect((await stack.preview()).changeSummary).toEqual({ create: 8 });
-    await expect(stack.up()).rejects.toThrow(/ECONNREFUSED/);
     change({});
   });
 

@@ -51,7 +51,8 @@ export class Daemon {
   }
 
   async configure(config: Props): Promise<void> {
-    const host = String(config.host ?? process.env.DOCKER_HOST ?? "") || defaultHost;
+    const host =
+      (typeof config.host === "string" ? config.host : (process.env.DOCKER_HOST ?? "")) || defaultHost;
     const [refusal] = checkConfig({ host });
     if (refusal !== undefined) throw new Error(refusal.reason);
     if (host.startsWith("unix://")) {

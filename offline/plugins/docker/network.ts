@@ -80,7 +80,7 @@ export function networkKind(daemon: Daemon): ResourceKind {
               ...(gateway !== undefined && { Gateway: gateway }),
               ...(ipRange !== undefined && { IPRange: ipRange }),
               ...(auxAddress !== undefined && { AuxiliaryAddresses: auxAddress }),
-            })) as never,
+            })),
           },
         });
         const found = (await network.inspect()) as { Id: string; Driver: string; Scope: string };
