@@ -139,7 +139,7 @@ function allowedKeys(path: readonly PropertyKey[]): string[] {
     if (schema instanceof z.ZodObject) schema = (schema.shape as Record<string, unknown>)[String(key)];
   }
   schema = inner(schema);
-  return schema instanceof z.ZodObject ? Object.keys(schema.shape as object) : [];
+  return schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { PulumiCommand } from "@pulumi/pulumi/automation/index.js";
+import { type PulumiCommand } from "@pulumi/pulumi/automation/index.js";
 import { baseImages, publicImages } from "../components/images.ts";
 import { ensurePulumiCli } from "../offline/cli.ts";
 import { ensureImages } from "../offline/images/build.ts";
@@ -13,8 +13,8 @@ import { ensureDockerEngine } from "./docker-engine.ts";
 export async function ensurePulumi(log: (line: string) => void): Promise<PulumiCommand> {
   const cli = await ensurePulumiCli(log);
   const home = process.env["PULUMI_HOME"] ?? join(homedir(), ".pulumi");
-  await ensurePlugins(log, home);
-  return PulumiCommand.get({ root: cli.root });
+  await ensurePlugins(log, home, cli.command.command);
+  return cli.command;
 }
 
 /** Docker and every image the program names. */

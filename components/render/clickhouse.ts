@@ -47,7 +47,15 @@ ${topology.zookeeper
   </macros>
 </yandex>
 `,
-    "50-logging.xml": `<yandex>
+    "50-kafka.xml": `<yandex>
+  ${header}
+  <kafka>
+    <!-- After a cold start the group waits for its former members; the default would be 30 s. -->
+    <session_timeout_ms>6000</session_timeout_ms>
+  </kafka>
+</yandex>
+`,
+    "60-logging.xml": `<yandex>
   ${header}
   <logger><level>information</level><console>1</console></logger>
 </yandex>

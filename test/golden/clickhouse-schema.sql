@@ -27,8 +27,7 @@ CREATE TABLE IF NOT EXISTS dev.events_queue ON CLUSTER siem_cluster (
   event_action String,
   is_threat UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
-  kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_skip_broken_messages = 100;
+  kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer ON CLUSTER siem_cluster TO dev.events_replicated AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue;
@@ -56,8 +55,7 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue ON CLUSTER siem_cluster (
   severity String,
   summary String
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
-  kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_skip_broken_messages = 100;
+  kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer ON CLUSTER siem_cluster TO dev.alerts_replicated AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue;
