@@ -32,7 +32,7 @@ export class Progress {
       );
     }
     const said = event.diagnosticEvent;
-    if (said?.severity === "error") this.errors.push(strip(said.message).trim());
+    if (said?.severity === "error") this.errors.push(readable(strip(said.message)));
     else if (said?.severity === "warning") this.print(`  warning: ${strip(said.message).trim()}`);
   };
 }
@@ -40,4 +40,9 @@ export class Progress {
 /** Pulumi marks colours in its messages as <{%red%}>. */
 function strip(message: string): string {
   return message.replace(/<\{%[^%]*%\}>/g, "");
+}
+
+/** A failed command's error begins with the whole script; what it printed is what a person can act on. */
+function readable(message: string): string {
+  return message.replace(/^exit status \d+: running "[\s\S]*?\n?":\n/, "").trim();
 }

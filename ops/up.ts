@@ -13,7 +13,7 @@ import { entry } from "./entry.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
 import { ensureDocker, ensurePulumi } from "./toolchain.ts";
-import { openStack, readSecret, stackConfig } from "./workspace.ts";
+import { openStack, readSecret, releaseDeadLock, stackConfig } from "./workspace.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
 
@@ -71,6 +71,7 @@ async function up(stackName: string): Promise<void> {
   const existing = (await inventory(connect(config.local.dockerHost), label)).containers;
   await checkPorts(topology, config, new Set(existing.map((container) => container.name)));
   const stack = await openStack(stackName, pulumi);
+  if (await releaseDeadLock(stack)) print("  released the lock of an up that was killed");
   await removeUnrecorded(stack, label, config);
   const progress = new Progress(print);
   await stage("deploy", async () => {

@@ -1,7 +1,8 @@
 // Where the operator commands keep Pulumi's state, passphrase and secrets when the user has no backend of their own.
 
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { LocalWorkspace, type PulumiCommand, type Stack } from "@pulumi/pulumi/automation/index.js";
@@ -101,4 +102,30 @@ export async function openStack(stackName: string, pulumiCommand?: PulumiCommand
 /** One secret of the stack, decrypted. Never print it, never put it on a command line. */
 export async function readSecret(stack: Stack, key: SecretKey): Promise<string> {
   return (await stack.getConfig(`${project}:${key}`)).value;
+}
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/**
+ * Releases the stack's lock when the process that took it, on this machine, is dead: after a kill -9 the engine can't.
+ * A backend of the user's own is left alone, because its locks may belong to somebody elsewhere.
+ */
+export async function releaseDeadLock(stack: Stack): Promise<boolean> {
+  if (process.env["PULUMI_BACKEND_URL"] !== undefined) return false;
+  const directory = join(stateDirectory, ".pulumi/locks/organization", project, stack.name);
+  const locks = existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith(".json")) : [];
+  if (locks.length === 0) return false;
+  for (const name of locks) {
+    const lock = JSON.parse(readFileSync(join(directory, name), "utf8")) as { pid: number; hostname: string };
+    if (lock.hostname !== hostname() || alive(lock.pid)) return false;
+  }
+  await stack.cancel();
+  return true;
 }

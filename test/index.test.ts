@@ -59,7 +59,7 @@ describe("the local stack", () => {
         (inputs["capabilities"] as { adds?: string[] }).adds ?? [],
       ]),
     );
-    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"]);
     expect(added["haproxy-1"]).toEqual([]);
     expect(added["siem-api-1"]).toEqual([]);
     expect(added["kafka-1"]).toEqual([]);

@@ -118,7 +118,8 @@ export class LoadBalancers extends pulumi.ComponentResource {
           image: host.ownImage("keepalived"),
           files: { "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper) },
           tmpfs: { "/run": "rw,mode=0755" },
-          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW"],
+          // SETGID: Keepalived drops groups before its check script, and without the right the check never runs.
+          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"],
           memoryMb: 64,
           liveness: ["ip", "link", "show", "eth0"],
           graceSeconds: 10,

@@ -42,7 +42,9 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
 }
 
 /**
- * Shell, run inside a broker: creates missing topics, adds partitions, and refuses to take partitions away.
+ * Shell, run inside a broker: creates missing topics, adds partitions, and refuses to take partitions away or to
+ * change the number of copies. Retention, segments and min.insync.replicas are the brokers' own settings, so that a
+ * change reaches existing topics too.
  * A topic that is as declared costs one `kafka-topics --describe`.
  */
 export function renderTopics(kafka: KafkaConfig): string {
@@ -55,14 +57,19 @@ server=localhost:${ports.kafka.number}
 export KAFKA_HEAP_OPTS="-Xms32m -Xmx128m"
 current=$(kafka-topics --bootstrap-server $server --describe)
 while read -r topic partitions; do
+  copies=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*ReplicationFactor: \\([0-9]*\\).*/\\1/p")
   have=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*PartitionCount: \\([0-9]*\\).*/\\1/p")
   if [ -z "$have" ]; then
     kafka-topics --bootstrap-server $server --create --if-not-exists --topic "$topic" --partitions "$partitions" \\
-      --replication-factor ${kafka.replicationFactor} --config min.insync.replicas=${kafka.minInsyncReplicas} </dev/null
+      --replication-factor ${kafka.replicationFactor} </dev/null
   elif [ "$have" -lt "$partitions" ]; then
     kafka-topics --bootstrap-server $server --alter --topic "$topic" --partitions "$partitions" </dev/null
   elif [ "$have" -gt "$partitions" ]; then
     echo "topic $topic has $have partitions, the configuration says $partitions: Kafka can't take partitions away; set siem-ha:kafka topics.$topic.partitions to $have or more" >&2
+    exit 1
+  fi
+  if [ -n "$copies" ] && [ "$copies" != ${kafka.replicationFactor} ]; then
+    echo "topic $topic has $copies copies of each partition, the configuration says ${kafka.replicationFactor}: that takes a reassignment, which up does not do; set siem-ha:kafka replicationFactor to $copies" >&2
     exit 1
   fi
 done <<'TOPICS'

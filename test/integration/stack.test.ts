@@ -5,9 +5,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
+import { holdsVip } from "../../components/edge/load-balancers.ts";
 import { plan } from "../../components/topology.ts";
 import { entry } from "../../ops/entry.ts";
-import { connect, inContainer, inventory } from "../../ops/daemon.ts";
+import { connect, inContainer, inventory, shell } from "../../ops/daemon.ts";
 import { root, stackConfig } from "../../ops/workspace.ts";
 
 const stackName = "test";
@@ -68,10 +69,14 @@ const count = (replica: string, where: string) =>
     `SELECT count(), uniqExact(event_id) FROM dev.events_replicated WHERE tenant_id = '${tenant}'${where}`,
   ]);
 
+/** Anonymous volumes carry no label, so what a stack left of them shows only in the difference. */
+const allVolumes = async () => (await docker.listVolumes()).Volumes.map((volume) => volume.Name).sort();
+
 const reachable = await docker.ping().then(
   () => true,
   () => false,
 );
+const volumesBefore = reachable ? await allVolumes() : [];
 if (!reachable) console.log(`skipped: no Docker daemon answers at ${config.local.dockerHost}`);
 
 describe.skipIf(!reachable)("a stack's life", () => {
@@ -147,6 +152,40 @@ describe.skipIf(!reachable)("a stack's life", () => {
     expect((await fetch(`${api}/v1/stats`)).status).toBe(401);
   });
 
+  it("moves the VIP when the holder's HAProxy stops, and serves on", async () => {
+    const { api } = entry(topology, config);
+    const held = (keeper: (typeof topology.keepalived)[number]) =>
+      shell(config.local.dockerHost, holdsVip(keeper, topology)).then(
+        () => true,
+        () => false,
+      );
+    const holders = await Promise.all(topology.keepalived.map(held));
+    expect(holders.filter(Boolean)).toHaveLength(1);
+    const proxy = topology.haproxy[holders.indexOf(true)];
+    const other = topology.keepalived[holders.indexOf(false)];
+    if (proxy === undefined || other === undefined) throw new Error("the pair is not a pair");
+    await docker.getContainer(proxy.name).stop({ t: 1 });
+    try {
+      await expect.poll(() => held(other), { timeout: 30_000 }).toBe(true);
+      await expect
+        .poll(
+          async () =>
+            (await fetch(`${api}/v1/health`, { signal: AbortSignal.timeout(1000) }).catch(() => undefined))
+              ?.status,
+          { timeout: 30_000 },
+        )
+        .toBe(200);
+    } finally {
+      await docker.getContainer(proxy.name).start();
+    }
+    // It comes back as a backup: the address stays where it is.
+    await expect
+      .poll(async () => (await succeeds("verify", "-s", stackName)).includes(`held by ${other.node.name}`), {
+        timeout: 60_000,
+      })
+      .toBe(true);
+  });
+
   it("changes nothing the second time", async () => {
     const said = await succeeds("up", "-s", stackName);
     expect(said).toContain("nothing changed");
@@ -167,5 +206,6 @@ describe.skipIf(!reachable)("a stack's life", () => {
   it("leaves nothing behind", async () => {
     expect(await succeeds("down", "-s", stackName)).toContain("everything is gone");
     expect(await inventory(docker, label)).toEqual({ containers: [], volumes: [], networks: [] });
+    expect(await allVolumes()).toEqual(volumesBefore);
   });
 });
