@@ -31,7 +31,9 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
     KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: inSync,
     KAFKA_UNCLEAN_LEADER_ELECTION_ENABLE: "false",
     KAFKA_AUTO_CREATE_TOPICS_ENABLE: "false",
-    KAFKA_NUM_PARTITIONS: String(kafka.topics["ingest-events"].partitions),
+    // Only for topics made without saying how many; the declared topics have their own numbers, and a change of
+    // those must not replace a broker.
+    KAFKA_NUM_PARTITIONS: "6",
     KAFKA_LOG_RETENTION_HOURS: String(kafka.retentionHours),
     KAFKA_LOG_SEGMENT_BYTES: String(kafka.segmentBytes),
     KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS: "500",
