@@ -6,10 +6,12 @@ const verbs: Record<string, string> = {
   create: "created",
   update: "updated",
   delete: "deleted",
-  replace: "replaced",
-  "create-replacement": "created anew",
-  "delete-replaced": "deleted the old",
+  // A replacement is three steps to the engine; to a person it is one, done when the new one is there.
+  "create-replacement": "replaced",
 };
+
+/** Components and providers are only bookkeeping: nothing on a host changes with them. */
+const bookkeeping = /^(siem:|pulumi:)/;
 
 /** Prints a finished step; keeps the engine's errors for the end. */
 export class Progress {
@@ -23,7 +25,7 @@ export class Progress {
     const before = event.resourcePreEvent?.metadata;
     if (before !== undefined) this.#started.set(before.urn + before.op, Date.now());
     const done = event.resOutputsEvent?.metadata;
-    if (done !== undefined && verbs[done.op] !== undefined && done.type !== "pulumi:pulumi:Stack") {
+    if (done !== undefined && verbs[done.op] !== undefined && !bookkeeping.test(done.type)) {
       this.changes++;
       const began = this.#started.get(done.urn + done.op);
       const seconds = began === undefined ? "" : ` (${((Date.now() - began) / 1000).toFixed(1)} s)`;
