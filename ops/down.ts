@@ -13,6 +13,7 @@ const print = (line: string) => process.stdout.write(`${line}\n`);
 interface Resource {
   readonly urn: string;
   readonly type: string;
+  protect?: boolean;
 }
 
 async function down(stackName: string, keepData: boolean): Promise<void> {
@@ -20,17 +21,20 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
   const label = `${config.local.prefix}${stackName}`;
   const stack = await openStack(stackName, await ensurePulumi(print));
   const progress = new Progress(print);
-  const deployment = (await stack.exportStack()).deployment as { resources?: Resource[] } | undefined;
-  const volumes = (deployment?.resources ?? []).filter(
-    (resource) =>
-      resource.type === "docker:index/volume:Volume" && resource.urn.match(/-(data|log)$/) !== null,
+  const exported = await stack.exportStack();
+  const resources = (exported.deployment as { resources?: Resource[] } | undefined)?.resources ?? [];
+  const data = resources.filter(
+    (resource) => resource.protect === true && resource.type === "docker:index/volume:Volume",
   );
+  const kept = new Set(keepData ? data : []);
+  for (const resource of resources) if (!kept.has(resource)) resource.protect = false;
+  await stack.importStack(exported);
   try {
     await stack.destroy({
       refresh: true,
       onEvent: progress.onEvent,
       suppressOutputs: true,
-      ...(keepData ? { exclude: volumes.map((volume) => volume.urn) } : {}),
+      ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
     });
   } catch (error) {
     throw new Error(`down failed:\n${progress.errors.join("\n") || (error as Error).message}`, {

@@ -79,12 +79,10 @@ async function up(stackName: string): Promise<void> {
       await stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
     } catch (error) {
       const reason = progress.errors.length > 0 ? progress.errors.join("\n") : (error as Error).message;
-      throw new Error(
-        `the deploy failed:\n${reason}\nMend the cause and run it again: it goes on where it stopped.`,
-        {
-          cause: error,
-        },
-      );
+      const remedy = reason.includes("marked for protection")
+        ? `A change to a node, its network or its data volume would destroy what is on it, so nothing of that was done, whatever the message above says about flags. Undo the change in Pulumi.${stackName}.yaml; or, for nodes and networks, let the stack stand still for a minute: npm run down -- -s ${stackName} --keep-data, then npm run up -- -s ${stackName}.`
+        : "Mend the cause and run it again: it goes on where it stopped.";
+      throw new Error(`the deploy failed:\n${reason}\n${remedy}`, { cause: error });
     }
   });
   print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);

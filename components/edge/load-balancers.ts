@@ -79,7 +79,7 @@ export class LoadBalancers extends pulumi.ComponentResource {
       const anchor = args.anchors.of(replica.node);
       const store = volume(
         `${replica.alias}-config`,
-        { host, volumeName: `${replica.name}-config` },
+        { host, volumeName: `${replica.name}-config`, keep: false },
         { parent: this },
       );
       const config = new command.local.Command(

@@ -14,7 +14,8 @@ export interface AnchorArgs {
 
 /**
  * One anchor. Its inputs come from the topology alone and hold every name and port from birth: any change to them
- * replaces it and destroys the node's guests, so no feature switch may reach this function.
+ * replaces it and destroys the node's guests, so no feature switch may reach this function. It is protected: a plan
+ * that would replace or delete it fails, in a preview too, before anything is touched.
  */
 export function anchor(args: AnchorArgs, opts?: pulumi.CustomResourceOptions): docker.Container {
   const { host, topology, node } = args;
@@ -39,6 +40,6 @@ export function anchor(args: AnchorArgs, opts?: pulumi.CustomResourceOptions): d
       memorySwap: 32,
       labels: [{ label: names.label, value: host.stack }],
     },
-    { ...opts, provider: host.provider, deleteBeforeReplace: true },
+    { ...opts, provider: host.provider, deleteBeforeReplace: true, protect: true },
   );
 }

@@ -83,15 +83,23 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
   );
 }
 
-/** A named volume. Nothing about one may ever change: a changed label deletes its data (Pulumi facts). */
+/**
+ * A named volume. Nothing about one may ever change: a changed label deletes its data (Pulumi facts). With `keep` it
+ * holds data: a plan that would delete it fails before anything is touched, and only `npm run down` lifts that.
+ */
 export function volume(
   name: string,
-  args: { readonly host: Host; readonly volumeName: string },
+  args: { readonly host: Host; readonly volumeName: string; readonly keep: boolean },
   opts: pulumi.CustomResourceOptions,
 ): docker.Volume {
   return new docker.Volume(
     name,
     { name: args.volumeName, labels: [{ label: names.label, value: args.host.stack }] },
-    { ...opts, provider: args.host.provider, ignoreChanges: ["labels", "driver", "driverOpts"] },
+    {
+      ...opts,
+      provider: args.host.provider,
+      ignoreChanges: ["labels", "driver", "driverOpts"],
+      protect: args.keep,
+    },
   );
 }

@@ -10,7 +10,10 @@ export interface BridgeArgs {
   readonly topology: Topology;
 }
 
-/** Docker's own address management hands out only the dynamic range, so it can never take a node's address or the VIP. */
+/**
+ * Docker's own address management hands out only the dynamic range, so it can never take a node's address or the VIP.
+ * Protected like the anchors: a changed subnet would delete every container on it.
+ */
 export function bridge(args: BridgeArgs, opts?: pulumi.CustomResourceOptions): docker.Network {
   const { network, vip } = args.topology;
   return new docker.Network(
@@ -28,6 +31,6 @@ export function bridge(args: BridgeArgs, opts?: pulumi.CustomResourceOptions): d
       ],
       labels: [{ label: names.label, value: args.host.stack }],
     },
-    { ...opts, provider: args.host.provider, deleteBeforeReplace: true },
+    { ...opts, provider: args.host.provider, deleteBeforeReplace: true, protect: true },
   );
 }

@@ -51,7 +51,7 @@ export class ClickHouse extends pulumi.ComponentResource {
     for (const [index, replica] of topology.clickhouse.entries()) {
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data` },
+        { host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const files: Record<string, pulumi.Input<string>> = {

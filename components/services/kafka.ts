@@ -46,7 +46,7 @@ export class Kafka extends pulumi.ComponentResource {
     for (const [index, replica] of topology.kafka.entries()) {
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data` },
+        { host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const container = guest(

@@ -39,12 +39,12 @@ export class ZooKeeper extends pulumi.ComponentResource {
     for (const [index, replica] of topology.zookeeper.entries()) {
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data` },
+        { host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const log = volume(
         `${replica.alias}-log`,
-        { host, volumeName: `${replica.name}-log` },
+        { host, volumeName: `${replica.name}-log`, keep: true },
         { parent: this },
       );
       const container = guest(

@@ -89,9 +89,31 @@ describe.skipIf(!reachable)("a stack's life", () => {
     rmSync(state, { recursive: true });
   });
 
-  it("comes up and proves itself", async () => {
+  it("survives kill -9 half-way", async () => {
+    const child = spawn(process.execPath, ["ops/run.mjs", "ops/up.ts", "-s", stackName], {
+      cwd: root,
+      env: { ...process.env, SIEM_HA_STATE: state },
+      stdio: ["ignore", "pipe", "inherit"],
+      // A group of its own, so that the engine and its plugins die with it.
+      detached: true,
+    });
+    const closed = new Promise((resolve) => child.once("close", resolve));
+    let said = "";
+    child.stdout.on("data", (chunk: Buffer) => {
+      said += chunk.toString();
+      if (said.includes("created zookeeper-1 ") && child.pid !== undefined && child.exitCode === null) {
+        process.kill(-child.pid, "SIGKILL");
+      }
+    });
+    await closed;
+    expect(child.signalCode, said).toBe("SIGKILL");
+    expect((await inventory(docker, label)).containers.length).toBeGreaterThan(0);
+  });
+
+  it("comes up where the killed one stopped, and proves itself", async () => {
     const said = await succeeds("up", "-s", stackName);
     expect(said).toMatch(/Ready after \d+ s/);
+    expect(said).toContain("released the lock of an up that was killed");
     console.log(
       said
         .split("\n")
@@ -194,6 +216,23 @@ describe.skipIf(!reachable)("a stack's life", () => {
         .split("\n")
         .filter((line) => /: \d+\.\d s$|Ready after/.test(line))
         .join("\n"),
+    );
+  });
+
+  it("protects nodes, network and data from any plan that would replace or delete them", () => {
+    const { checkpoint } = JSON.parse(
+      readFileSync(join(state, ".pulumi/stacks/siem-ha", `${stackName}.json`), "utf8"),
+    ) as { checkpoint: { latest: { resources: { urn: string; type: string; protect?: boolean }[] } } };
+    const kept = checkpoint.latest.resources
+      .filter((resource) => resource.protect === true)
+      .map((resource) => resource.urn.split("::").at(-1));
+    expect(kept.sort()).toEqual(
+      [
+        "network",
+        ...topology.nodes.map((node) => node.alias),
+        ...topology.zookeeper.flatMap(({ alias }) => [`${alias}-data`, `${alias}-log`]),
+        ...[...topology.kafka, ...topology.clickhouse].map(({ alias }) => `${alias}-data`),
+      ].sort(),
     );
   });
 
