@@ -16,8 +16,8 @@ const { config, secrets } = loadConfig();
 const topology = plan(config.local);
 
 const host = new LocalHost("host", { config, stack: `${config.local.prefix}${pulumi.getStack()}` });
-const anchors = new LocalNodes("nodes", { host, topology });
-const on = { host, topology, anchors };
+const nodes = new LocalNodes("nodes", { host, topology });
+const on = { topology, nodes };
 
 const zookeeper = new ZooKeeper("zookeeper", { ...on, config: config.zookeeper });
 const kafka = new Kafka("kafka", { ...on, config: config.kafka, after: zookeeper.ready });

@@ -2,6 +2,8 @@
 
 import * as pulumi from "@pulumi/pulumi";
 import { z } from "zod";
+import { awsProblems } from "./aws-rules.ts";
+import { zones } from "./topology.ts";
 
 const octet = "(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)";
 const heap = (fallback: number) =>
@@ -73,18 +75,131 @@ const serviceSchema = z.strictObject({
   secrets: z.enum(["file", "env"]).default("file"),
 });
 
+const cidr = z.cidrv4("an IPv4 range such as 10.42.0.0/16");
+const machineSchema = (type: string, dataGb: number) =>
+  z
+    .strictObject({
+      /** EC2 instance type, one of those in components/aws-prices.ts. */
+      type: z.string().default(type),
+      /** Size of the data volume, GiB. It can grow, never shrink. */
+      dataGb: z.int().min(10).max(16384).default(dataGb),
+    })
+    .prefault({});
+
+const awsSchema = z.strictObject({
+  region: z.string().regex(/^[a-z]{2}(-[a-z]+)+-\d$/, 'a region, such as "eu-central-1"'),
+  /** `prod` protects and retains data, has a NAT gateway a zone, and needs `backup` and `alarmEmail`. */
+  tier: z.enum(["dev", "prod"]),
+  /** The availability zones, by name. @default the region's first three */
+  zones: z
+    .array(z.string().regex(/^[a-z]{2}(-[a-z]+)+-\d[a-z]$/, 'a zone, such as "eu-central-1a"'))
+    .length(zones, `the platform needs exactly ${zones} zones: with fewer, one lost zone can take a quorum`)
+    .refine((names) => new Set(names).size === names.length, "the zones must be different ones")
+    .optional(),
+  /** Address range of the VPC. @default 10.42.0.0/16 */
+  cidr: cidr.default("10.42.0.0/16"),
+  /** The overlay address that the load balancers share: outside every range of the VPC. */
+  vip: z.ipv4("an IPv4 address, such as 172.25.0.222").default("172.25.0.222"),
+  /** Processors of the machines, and so of the images built for them. @default Intel and AMD */
+  architecture: z.enum(["x86-64", "arm64"]).default("x86-64"),
+  lb: machineSchema("t3.medium", 20),
+  stream: machineSchema("m6i.large", 100),
+  store: machineSchema("m6i.xlarge", 200),
+  /** Name of the private DNS zone, and the machines' search domain. */
+  domain: z
+    .string()
+    .regex(/^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]$/, 'a domain, such as "siem.internal"')
+    .default("siem.internal"),
+  /** Who may reach the API and the ingestors. */
+  entry: z
+    .strictObject({
+      /** Ranges inside or routed to the VPC that may reach the VIP. @default the VPC itself */
+      clients: z.array(cidr).default([]),
+      /** A Network Load Balancer as entry from outside. @default none: only the VIP */
+      loadBalancer: z
+        .strictObject({
+          public: z.boolean(),
+          /** Ranges that may reach it. */
+          clients: z.array(cidr).min(1),
+          /** ARN of the ACM certificate with which it ends TLS. @default plain TCP, refused for public ranges */
+          certificateArn: z
+            .string()
+            .regex(
+              /^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[0-9a-f-]+$/,
+              "the ARN of an ACM certificate",
+            )
+            .optional(),
+        })
+        .optional(),
+    })
+    .prefault({}),
+  /** How operators get in: SSH to a machine, for Docker. */
+  admin: z.strictObject({
+    /** Public keys of the operators, as in `~/.ssh/*.pub`. Read when a machine is made. */
+    sshPublicKeys: z
+      .array(
+        z
+          .string()
+          .regex(
+            /^(ssh-ed25519|ecdsa-sha2-nistp\d+|ssh-rsa) [A-Za-z0-9+/=]+( [^\n]*)?$/,
+            "a public key of OpenSSH",
+          ),
+      )
+      .min(1, "without a key nobody, this program included, can reach the machines"),
+    /** Ranges that may use HAProxy's statistics page, and the bastion if there is one. @default nobody */
+    clients: z.array(cidr).default([]),
+    /** @default EC2 Instance Connect Endpoint, which needs no open port */
+    access: z.enum(["instance-connect", "bastion"]).default("instance-connect"),
+  }),
+  /** Address that alarms are sent to; it has to confirm the subscription once. */
+  alarmEmail: z.email("an e-mail address").optional(),
+  /** Snapshots of the data volumes, and how long they and objects in the backup bucket are kept, days. */
+  backup: z.strictObject({ retentionDays: z.int().min(1).max(3650) }).optional(),
+  /** Key for disks, bucket, registry and logs: `aws` for AWS's own, `create` for one of the stack's, or an ARN. */
+  kmsKey: z
+    .union([
+      z.enum(["aws", "create"]),
+      z
+        .string()
+        .regex(
+          /^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[0-9a-f-]+$/,
+          '"aws", "create" or the ARN of a key',
+        ),
+    ])
+    .default("aws"),
+});
+
+export type AwsConfig = z.infer<typeof awsSchema>;
+
 /** Everything a stack can say except secrets. Unknown keys are refused. */
 export const configSchema = z
   .strictObject({
-    /** Where the platform runs. Only `local` exists so far. */
-    target: z.enum(["local"]),
+    /** Where the platform runs: one Docker daemon, or nine machines on AWS. */
+    target: z.enum(["local", "aws"]),
     local: localSchema.prefault({}),
+    /** Needed for, and only for, the target `aws`. */
+    aws: awsSchema.optional(),
     zookeeper: z.strictObject({ heapMb: heap(128) }).prefault({}),
     kafka: kafkaSchema.prefault({}),
     api: serviceSchema.prefault({}),
     ingestor: serviceSchema.prefault({}),
   })
   .superRefine((config, context) => {
+    if ((config.target === "aws") !== (config.aws !== undefined)) {
+      context.addIssue({
+        code: "custom",
+        path: ["aws"],
+        message:
+          config.target === "aws"
+            ? "is missing, and the target is aws: at least region, tier and admin.sshPublicKeys are needed"
+            : `is only for the target aws, and the target is ${config.target}`,
+      });
+    }
+    if (config.aws !== undefined) {
+      for (const { path, message } of awsProblems(config.aws)) {
+        context.addIssue({ code: "custom", path: ["aws", ...path], message });
+      }
+    }
     const { minInsyncReplicas, replicationFactor } = config.kafka;
     if (minInsyncReplicas >= replicationFactor && replicationFactor > 1) {
       context.addIssue({

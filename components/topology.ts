@@ -37,7 +37,8 @@ export interface HttpReplica extends Replica {
 }
 
 export interface Topology {
-  readonly network: {
+  /** The bridge that anchors sit on; machines have a network of their own. */
+  readonly network?: {
     readonly name: string;
     readonly subnet: string;
     readonly gateway: string;
@@ -55,9 +56,12 @@ export interface Topology {
   readonly clickhouse: readonly Replica[];
 }
 
-const zones = 3;
-const firstHost: Record<Role, number> = { lb: 11, stream: 21, store: 31 };
-const balancers = 2;
+/** Zones, and nodes of each role: one a zone. */
+export const zones = 3;
+/** Last octet of each role's first address on the bridge, and offset in a machine's subnet. */
+export const firstHost: Record<Role, number> = { lb: 11, stream: 21, store: 31 };
+/** Load balancers that share the VIP: the first nodes of role `lb`. */
+export const balancers = 2;
 const published = [ports.haproxyApi.number, ports.haproxyIngest.number, ports.haproxyStats.number];
 
 /** Names and counts that are not per node. */
@@ -83,6 +87,8 @@ export interface TopologyOptions {
   readonly net?: string;
   /** Offset added to published host ports. @default ports are published as they are */
   readonly portOffset?: number;
+  /** Machines instead of anchors on a bridge: where each has its address, and the overlay address that moves. */
+  readonly machines?: { readonly address: (role: Role, zone: number) => string; readonly vip: string };
 }
 
 function aliasesOf(role: Role, index: number): string[] {
@@ -104,6 +110,7 @@ function aliasesOf(role: Role, index: number): string[] {
 export function plan(options: TopologyOptions = {}): Topology {
   const net = options.net ?? "172.25.0";
   const prefix = options.prefix ?? "";
+  const { machines } = options;
   const nodes: Node[] = [];
   for (const role of ["lb", "stream", "store"] as const) {
     for (let index = 1; index <= zones; index++) {
@@ -114,10 +121,10 @@ export function plan(options: TopologyOptions = {}): Topology {
         role,
         index,
         zone: index,
-        address: `${net}.${firstHost[role] + index - 1}`,
+        address: machines?.address(role, index) ?? `${net}.${firstHost[role] + index - 1}`,
         aliases: aliasesOf(role, index),
         published:
-          role === "lb" && index <= balancers
+          machines === undefined && role === "lb" && index <= balancers
             ? published.map((port) => ({ external: port + offset, internal: port }))
             : [],
       });
@@ -134,13 +141,17 @@ export function plan(options: TopologyOptions = {}): Topology {
   const http = (service: string, port: "api" | "ingestor"): HttpReplica[] =>
     place(service, "lb", zones).map((replica) => ({ ...replica, port: slotPort(port, replica.slot) }));
   return {
-    network: {
-      name: `${prefix}${names.network}`,
-      subnet: `${net}.0/24`,
-      gateway: `${net}.1`,
-      dynamicRange: `${net}.64/26`,
-    },
-    vip: { address: `${net}.222`, prefix: 24, name: names.vip },
+    ...(machines === undefined
+      ? {
+          network: {
+            name: `${prefix}${names.network}`,
+            subnet: `${net}.0/24`,
+            gateway: `${net}.1`,
+            dynamicRange: `${net}.64/26`,
+          },
+          vip: { address: `${net}.222`, prefix: 24, name: names.vip },
+        }
+      : { vip: { address: machines.vip, prefix: 32, name: names.vip } }),
     nodes,
     haproxy: place("haproxy", "lb", balancers),
     keepalived: place("keepalived", "lb", balancers),

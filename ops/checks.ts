@@ -4,12 +4,13 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type SiemConfig } from "../components/config.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
+import { dockerOn } from "../components/host/host.ts";
 import { ports } from "../components/ports.ts";
 import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
-import { names, type Topology } from "../components/topology.ts";
+import { names, type Node, type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
-import { connect, inContainer, inventory, shell } from "./daemon.ts";
+import { inContainer, type Reach, shell } from "./daemon.ts";
 import { entry } from "./entry.ts";
 
 export interface CheckResult {
@@ -22,8 +23,7 @@ export interface CheckResult {
 export interface CheckContext {
   readonly config: SiemConfig;
   readonly topology: Topology;
-  /** Value of the stack's label. */
-  readonly stack: string;
+  readonly reach: Reach;
   readonly jwtSecret: string;
 }
 
@@ -41,23 +41,20 @@ async function attempt(check: string, target: string, run: () => Promise<string>
 
 /** Runs every check; a failing check never stops the others. */
 export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
-  const { config, topology } = context;
-  const host = config.local.dockerHost;
-  const docker = connect(host);
-  const containers = await inventory(docker, context.stack);
-  const states = new Map(containers.containers.map((c) => [c.name, c.state]));
-  const running = async (name: string) => {
-    const state = states.get(name);
-    if (state !== "running") throw new Error(state === undefined ? "does not exist" : `is ${state}`);
-    return await Promise.resolve("running");
+  const { topology, reach } = context;
+  const running = async (name: string, node: Node) => {
+    const list = `${dockerOn(node)} ps --all --filter 'name=^/${name}$' --format '{{.State}}'`;
+    const state = await shell(reach, list);
+    if (state !== "running") throw new Error(state === "" ? "does not exist" : `is ${state}`);
+    return "running";
   };
 
   const results: Promise<CheckResult>[] = [];
-  for (const node of topology.nodes) results.push(attempt("node", node.name, () => running(node.name)));
+  for (const node of topology.nodes) results.push(attempt("node", node.name, () => running(node.name, node)));
   for (const zk of topology.zookeeper) {
     results.push(
       attempt("zookeeper", zk.name, async () => {
-        const said = await inContainer(host, zk.node.name, [
+        const said = await inContainer(reach, { name: zk.node.name, node: zk.node }, [
           "sh",
           "-c",
           `echo srvr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}`,
@@ -72,8 +69,8 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const replica of topology.clickhouse) {
     results.push(
       attempt("clickhouse", replica.name, async () => {
-        await shell(host, clickhouseInSync(replica));
-        const active = await inContainer(host, replica.name, [
+        await shell(reach, clickhouseInSync(replica));
+        const active = await inContainer(reach, replica, [
           "clickhouse-client",
           "--query",
           `SELECT min(active_replicas) FROM system.replicas WHERE database = '${names.database}'`,
@@ -86,7 +83,7 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const replica of topology.ingestor) {
     results.push(
       attempt("ingestor", replica.name, async () => {
-        await shell(host, httpHealthy(replica, "/health"));
+        await shell(reach, httpHealthy(replica, "/health"));
         return "healthy";
       }),
     );
@@ -94,7 +91,7 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const replica of topology.api) {
     results.push(
       attempt("api", replica.name, async () => {
-        await shell(host, httpHealthy(replica, "/v1/health"));
+        await shell(reach, httpHealthy(replica, "/v1/health"));
         return "healthy";
       }),
     );
@@ -102,23 +99,23 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const replica of topology.haproxy) {
     results.push(
       attempt("haproxy", replica.name, async () => {
-        await shell(host, haproxyAnswers(replica));
+        await shell(reach, haproxyAnswers(replica));
         return "answers";
       }),
     );
   }
   for (const keeper of topology.keepalived) {
-    results.push(attempt("keepalived", keeper.name, () => running(keeper.name)));
+    results.push(attempt("keepalived", keeper.name, () => running(keeper.name, keeper.node)));
   }
   results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
   results.push(attempt("probe event", "through the VIP", () => probe(context)));
   return Promise.all(results);
 }
 
-async function kafkaInSync({ config, topology }: CheckContext): Promise<string> {
+async function kafkaInSync({ config, topology, reach }: CheckContext): Promise<string> {
   const broker = topology.kafka[0];
   if (broker === undefined) throw new Error("no broker in the topology");
-  const said = await inContainer(config.local.dockerHost, broker.name, [
+  const said = await inContainer(reach, broker, [
     "env",
     "KAFKA_HEAP_OPTS=-Xms32m -Xmx128m",
     "kafka-topics",
@@ -140,10 +137,10 @@ async function kafkaInSync({ config, topology }: CheckContext): Promise<string> 
   return wanted.map(([topic, { partitions }]) => `${topic}: ${partitions} partitions in sync`).join(", ");
 }
 
-async function oneHolder({ config, topology }: CheckContext): Promise<string> {
+async function oneHolder({ topology, reach }: CheckContext): Promise<string> {
   const holders: string[] = [];
   for (const keeper of topology.keepalived) {
-    const held = await shell(config.local.dockerHost, holdsVip(keeper, topology)).then(
+    const held = await shell(reach, holdsVip(keeper, topology)).then(
       () => true,
       () => false,
     );
@@ -156,7 +153,7 @@ async function oneHolder({ config, topology }: CheckContext): Promise<string> {
 
 /** One event in through the VIP, then on every replica by its id, then out through the API. */
 async function probe(context: CheckContext): Promise<string> {
-  const { config, topology } = context;
+  const { config, topology, reach } = context;
   const { api, ingest } = entry(topology, config);
   const token = await mintToken({
     secret: context.jwtSecret,
@@ -177,18 +174,20 @@ async function probe(context: CheckContext): Promise<string> {
     throw new Error(`the ingestor answered ${posted.status}: ${await posted.text()}`);
   const acknowledged = Date.now();
   const deadline = acknowledged + 60_000;
-  const missing = new Set(topology.clickhouse.map((replica) => replica.name));
+  const missing = new Set(topology.clickhouse);
   while (missing.size > 0) {
-    for (const name of missing) {
-      const count = await inContainer(config.local.dockerHost, name, [
+    for (const replica of missing) {
+      const count = await inContainer(reach, replica, [
         "clickhouse-client",
         "--query",
         `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${probeTenant}' AND event_id = '${id}'`,
       ]);
-      if (Number(count) > 0) missing.delete(name);
+      if (Number(count) > 0) missing.delete(replica);
     }
     if (missing.size > 0 && Date.now() > deadline) {
-      throw new Error(`acknowledged, but after 60 s not on ${[...missing].join(", ")}`);
+      throw new Error(
+        `acknowledged, but after 60 s not on ${[...missing].map(({ name }) => name).join(", ")}`,
+      );
     }
     if (missing.size > 0) await sleep(100);
   }

@@ -3,7 +3,8 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import Docker from "dockerode";
-import { names } from "../components/topology.ts";
+import { addressIn, reachAt } from "../components/host/host.ts";
+import { names, type Node, plan } from "../components/topology.ts";
 
 const run = promisify(execFile);
 
@@ -29,29 +30,35 @@ export async function inventory(docker: Docker, stack: string) {
   };
 }
 
-/** Runs a command in a container. @throws with the command's own message when it fails. */
+/** Environment in which a stack's shell lines find the Docker daemon of every node. */
+export type Reach = Readonly<Record<string, string>>;
+
+/** One daemon for all nodes. */
+export function localReach(dockerHost: string): Reach {
+  return reachAt(plan().nodes, () => dockerHost);
+}
+
+/** Runs a command in a replica's container. @throws with the command's own message when it fails. */
 export async function inContainer(
-  dockerHost: string,
-  container: string,
+  reach: Reach,
+  replica: { readonly name: string; readonly node: Node },
   command: readonly string[],
 ): Promise<string> {
   try {
-    const { stdout } = await run("docker", ["exec", container, ...command], {
-      env: { ...process.env, DOCKER_HOST: dockerHost },
-      timeout: 30_000,
-    });
+    const { stdout } = await run(
+      "docker",
+      ["-H", addressIn(reach, replica.node), "exec", replica.name, ...command],
+      { env: { ...process.env, ...reach }, timeout: 30_000 },
+    );
     return stdout.trim();
   } catch (error) {
     const { stderr, message } = error as { stderr?: string; message: string };
-    throw new Error(`${container}: ${(stderr?.trim() || message).split("\n").at(-1)}`, { cause: error });
+    throw new Error(`${replica.name}: ${(stderr?.trim() || message).split("\n").at(-1)}`, { cause: error });
   }
 }
 
 /** Runs a shell line such as a gate's probe; resolves to its output. */
-export async function shell(dockerHost: string, line: string): Promise<string> {
-  const { stdout } = await run("sh", ["-c", line], {
-    env: { ...process.env, DOCKER_HOST: dockerHost },
-    timeout: 30_000,
-  });
+export async function shell(reach: Reach, line: string): Promise<string> {
+  const { stdout } = await run("sh", ["-c", line], { env: { ...process.env, ...reach }, timeout: 30_000 });
   return stdout.trim();
 }

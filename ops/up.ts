@@ -8,7 +8,7 @@ import { statsUser } from "../components/render/haproxy.ts";
 import { plan, type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
-import { connect, inventory } from "./daemon.ts";
+import { connect, inventory, localReach } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
@@ -87,7 +87,9 @@ async function up(stackName: string): Promise<void> {
   });
   print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);
   const jwtSecret = await readSecret(stack, "jwtSecret");
-  const results = await stage("verify", () => runChecks({ config, topology, stack: label, jwtSecret }));
+  const results = await stage("verify", () =>
+    runChecks({ config, topology, reach: localReach(config.local.dockerHost), jwtSecret }),
+  );
   print(renderResults(results));
   if (results.some((result) => !result.ok)) {
     throw new Error(

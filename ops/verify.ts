@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { plan } from "../components/topology.ts";
 import { runChecks } from "./checks.ts";
+import { localReach } from "./daemon.ts";
 import { renderResults } from "./report.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
@@ -23,7 +24,7 @@ const program = new Command("verify")
       const results = await runChecks({
         config,
         topology: plan(config.local),
-        stack: `${config.local.prefix}${stackName}`,
+        reach: localReach(config.local.dockerHost),
         jwtSecret: await readSecret(stack, "jwtSecret"),
       });
       process.stdout.write(`${json ? JSON.stringify(results, null, 2) : renderResults(results)}\n`);

@@ -4,8 +4,7 @@ import * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { guest, volume } from "../host/guest.ts";
-import { type Host } from "../host/host.ts";
-import { type Anchors } from "../host/nodes.ts";
+import { dockerOn, type Nodes, reach } from "../host/host.ts";
 import { publicImages } from "../images.ts";
 import { ports } from "../ports.ts";
 import { renderHaproxy, renderStatsUsers } from "../render/haproxy.ts";
@@ -14,9 +13,8 @@ import { names, type Replica, type Topology } from "../topology.ts";
 import { gate } from "../services/gate.ts";
 
 export interface LoadBalancersArgs {
-  readonly host: Host;
   readonly topology: Topology;
-  readonly anchors: Anchors;
+  readonly nodes: Nodes;
   readonly statsPassword: pulumi.Output<string>;
   readonly after: readonly pulumi.Resource[];
 }
@@ -33,7 +31,7 @@ const haproxyId = 99;
  */
 export function renderConfigWriter(replica: Replica, volumeName: string, stack: string): string {
   return `set -eu
-docker run --rm -i --name ${replica.name}-config --label ${names.label}=${stack} --network none --user 0 \\
+${dockerOn(replica.node)} run --rm -i --name ${replica.name}-config --label ${names.label}=${stack} --network none --user 0 \\
   --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --security-opt no-new-privileges \\
   -e HAPROXY_CFG -v ${volumeName}:${configDirectory} --entrypoint sh ${publicImages.haproxy} -c '
     set -eu
@@ -48,20 +46,20 @@ docker run --rm -i --name ${replica.name}-config --label ${names.label}=${stack}
     ln -s $next live.next && mv -T live.next live
     trap - EXIT
     [ -z "$old" ] || rm -rf "$old"'
-if [ "$(docker container inspect -f '{{.State.Running}}' ${replica.name} 2>/dev/null)" = true ]; then
-  docker kill --signal USR2 ${replica.name} >/dev/null
+if [ "$(${dockerOn(replica.node)} container inspect -f '{{.State.Running}}' ${replica.name} 2>/dev/null)" = true ]; then
+  ${dockerOn(replica.node)} kill --signal USR2 ${replica.name} >/dev/null
 fi
 `;
 }
 
 /** Shell: HAProxy on this node answers its local health check. */
 export function haproxyAnswers(replica: Replica): string {
-  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
 }
 
 /** Shell: this node holds the VIP. */
 export function holdsVip(replica: Replica, topology: Topology): string {
-  return `docker exec ${replica.node.name} ip -4 addr show dev eth0 | grep -F ' ${topology.vip.address}/'`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} ip -4 addr show | grep -F ' ${topology.vip.address}/'`;
 }
 
 export class LoadBalancers extends pulumi.ComponentResource {
@@ -70,13 +68,14 @@ export class LoadBalancers extends pulumi.ComponentResource {
 
   constructor(name: string, args: LoadBalancersArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:edge:LoadBalancers", name, {}, opts);
-    const { host, topology } = args;
+    const { nodes, topology } = args;
     const keepers: docker.Container[] = [];
     let before: readonly pulumi.Resource[] = args.after;
     for (const [index, replica] of topology.haproxy.entries()) {
       const keeper = topology.keepalived[index];
       if (keeper === undefined) throw new Error(`${replica.alias} has no Keepalived beside it`);
-      const anchor = args.anchors.of(replica.node);
+      const place = nodes.at(replica.node);
+      const { host } = place;
       const store = volume(
         `${replica.alias}-config`,
         { host, volumeName: `${replica.name}-config`, keep: false },
@@ -86,7 +85,7 @@ export class LoadBalancers extends pulumi.ComponentResource {
         `${replica.alias}-config`,
         {
           create: store.name.apply((volumeName) => renderConfigWriter(replica, volumeName, host.stack)),
-          environment: { ...host.environment, HAPROXY_CFG: renderHaproxy(topology) },
+          environment: { ...reach(nodes, [replica.node]), HAPROXY_CFG: renderHaproxy(topology) },
           stdin: args.statsPassword.apply(renderStatsUsers),
           // A new, empty volume and a new image must get the files too.
           triggers: [store.id, host.image("haproxy")],
@@ -96,9 +95,9 @@ export class LoadBalancers extends pulumi.ComponentResource {
       const haproxy = guest(
         replica.alias,
         {
-          host,
+          place,
+          joins: "anchor",
           containerName: replica.name,
-          anchor,
           image: host.image("haproxy"),
           command: ["haproxy", "-W", "-db", "-f", live],
           volumes: [{ volume: store, path: configDirectory, readOnly: true }],
@@ -112,16 +111,18 @@ export class LoadBalancers extends pulumi.ComponentResource {
       const keepalived = guest(
         keeper.alias,
         {
-          host,
+          place,
+          joins: "anchor",
           containerName: keeper.name,
-          anchor,
           image: host.ownImage("keepalived"),
-          files: { "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper) },
+          files: {
+            "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper, place.networkInterface),
+          },
           tmpfs: { "/run": "rw,mode=0755" },
           // SETGID: Keepalived drops groups before its check script, and without the right the check never runs.
           capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"],
           memoryMb: 64,
-          liveness: ["ip", "link", "show", "eth0"],
+          liveness: ["ip", "link", "show", place.networkInterface],
           graceSeconds: 10,
         },
         { parent: this, dependsOn: [haproxy] },
@@ -131,7 +132,8 @@ export class LoadBalancers extends pulumi.ComponentResource {
         gate(
           `${replica.alias}-gate`,
           {
-            host,
+            nodes,
+            asks: [replica.node],
             probe: haproxyAnswers(replica),
             what: `${replica.name} to answer`,
             containers: [haproxy, keepalived],
@@ -143,7 +145,8 @@ export class LoadBalancers extends pulumi.ComponentResource {
     this.ready = gate(
       `${name}-ready`,
       {
-        host,
+        nodes,
+        asks: topology.keepalived.map((keeper) => keeper.node),
         probe: topology.keepalived.map((keeper) => holdsVip(keeper, topology)).join(" || "),
         what: `one of ${topology.keepalived.map((keeper) => keeper.name).join(", ")} to hold ${topology.vip.address}`,
         containers: keepers,

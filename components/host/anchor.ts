@@ -1,8 +1,10 @@
-// A node of the local target: a pause container that owns the name, the address and the published ports.
+// A node's pause container: on one daemon it owns the node's name, address and ports; on a machine it is only a shell
+// in the machine's namespace, and what the load balancers join.
 
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { names, type Node, type Topology } from "../topology.ts";
+import { tiedTo } from "./guest.ts";
 import { type Host } from "./host.ts";
 
 export interface AnchorArgs {
@@ -11,6 +13,15 @@ export interface AnchorArgs {
   readonly node: Node;
   readonly network: docker.Network;
 }
+
+const confined = {
+  capabilities: { drops: ["ALL"] },
+  securityOpts: ["no-new-privileges"],
+  logDriver: "json-file",
+  logOpts: { "max-size": "1m", "max-file": "1" },
+  memory: 32,
+  memorySwap: 32,
+};
 
 /**
  * One anchor. Its inputs come from the topology alone and hold every name and port from birth: any change to them
@@ -32,14 +43,30 @@ export function anchor(args: AnchorArgs, opts?: pulumi.CustomResourceOptions): d
       ],
       hosts: [{ host: topology.vip.name, ip: topology.vip.address }],
       ports: node.published.map((port) => ({ ...port, ip: "127.0.0.1", protocol: "tcp" })),
-      capabilities: { drops: ["ALL"] },
-      securityOpts: ["no-new-privileges"],
-      logDriver: "json-file",
-      logOpts: { "max-size": "1m", "max-file": "1" },
-      memory: 32,
-      memorySwap: 32,
+      ...confined,
       labels: [{ label: names.label, value: host.stack }],
     },
     { ...opts, provider: host.provider, deleteBeforeReplace: true, protect: true },
+  );
+}
+
+/** The anchor on a machine: nothing of the machine depends on it but what joins it, so it may be replaced. */
+export function machineAnchor(
+  args: { readonly host: Host; readonly node: Node },
+  opts?: pulumi.CustomResourceOptions,
+): docker.Container {
+  const { host, node } = args;
+  return new docker.Container(
+    `${node.alias}-anchor`,
+    {
+      name: node.name,
+      image: host.image("anchor"),
+      command: ["tail", "-f", "/dev/null"],
+      restart: "always",
+      networkMode: "host",
+      ...confined,
+      labels: [{ label: names.label, value: host.stack }],
+    },
+    { ...opts, ...tiedTo(host), deleteBeforeReplace: true },
   );
 }

@@ -3,13 +3,14 @@
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { names } from "../topology.ts";
-import { type Host } from "./host.ts";
+import { type Host, type Place } from "./host.ts";
 
 export interface GuestArgs {
-  readonly host: Host;
+  readonly place: Place;
   /** The container's name in Docker. */
   readonly containerName: string;
-  readonly anchor: docker.Container;
+  /** `anchor` for the VIP pair, which is one unit with its anchor on every target. @default the node's namespace */
+  readonly joins?: "anchor";
   readonly image: pulumi.Input<string>;
   readonly environment?: Readonly<Record<string, string>>;
   /** Variables with secrets, only for images that can't read files. */
@@ -39,6 +40,7 @@ export interface GuestArgs {
 
 /** Makes the container. Nothing of the host is mounted into it but named volumes. */
 export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResourceOptions): docker.Container {
+  const { host } = args.place;
   const plain = Object.entries(args.environment ?? {}).map(([key, value]) => `${key}=${value}`);
   const secret = Object.entries(args.secretEnvironment ?? {}).map(
     ([key, value]) => pulumi.interpolate`${key}=${value}`,
@@ -48,7 +50,7 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
     {
       name: args.containerName,
       image: args.image,
-      networkMode: pulumi.interpolate`container:${args.anchor.id}`,
+      networkMode: args.place.networkMode(args.joins ?? "node"),
       envs: [...plain, ...secret],
       ...(args.command === undefined ? {} : { command: [...args.command] }),
       uploads: Object.entries(args.files ?? {}).map(([file, content]) => ({ file, content })),
@@ -72,15 +74,28 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
           }),
       wait: false,
       destroyGraceSeconds: args.graceSeconds,
-      labels: [{ label: names.label, value: args.host.stack }],
+      labels: [{ label: names.label, value: host.stack }],
     },
     {
       ...opts,
-      provider: args.host.provider,
+      ...tiedTo(host),
       deleteBeforeReplace: true,
       replaceOnChanges: ["healthcheck"],
     },
   );
+}
+
+/**
+ * Ties a resource to its host: it is made through the host's daemon, it is gone when the machine is (nobody tries to
+ * delete it from a dead one), and a new machine gets it again.
+ */
+export function tiedTo(
+  host: Host,
+): Pick<pulumi.CustomResourceOptions, "provider" | "deletedWith" | "replacementTrigger"> {
+  const { provider, machine } = host;
+  return machine === undefined
+    ? { provider }
+    : { provider, deletedWith: machine, replacementTrigger: machine.id };
 }
 
 /**
@@ -97,9 +112,11 @@ export function volume(
     { name: args.volumeName, labels: [{ label: names.label, value: args.host.stack }] },
     {
       ...opts,
-      provider: args.host.provider,
+      ...tiedTo(args.host),
       ignoreChanges: ["labels", "driver", "driverOpts"],
-      protect: args.keep,
+      // A machine's data lies on a disk of its own, which is protected instead, and outlives the machine.
+      protect: args.keep && args.host.machine === undefined,
+      retainOnDelete: args.keep && args.host.machine !== undefined,
     },
   );
 }

@@ -17,7 +17,8 @@ export interface LocalHostArgs {
 /** The local daemon with every image the platform needs on it: pulled, or built from `images/`. */
 export class LocalHost extends pulumi.ComponentResource implements Host {
   readonly provider: docker.Provider;
-  readonly environment: Record<string, string>;
+  readonly address: string;
+  readonly environment = {};
   readonly stack: string;
   readonly #public: Record<keyof typeof publicImages, docker.RemoteImage>;
   readonly #own: Record<OwnImage, pulumi.Output<string>>;
@@ -26,7 +27,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
     super("siem:host:Local", name, {}, opts);
     const { config, stack } = args;
     this.stack = stack;
-    this.environment = { DOCKER_HOST: config.local.dockerHost };
+    this.address = config.local.dockerHost;
     this.provider = new docker.Provider(
       `${name}-docker`,
       { host: config.local.dockerHost, disableDockerDaemonCheck: true },
@@ -77,7 +78,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
       {
         // The engine does not always run in the project directory; ops/workspace.ts says where that is.
         create: `cd "\${SIEM_HA_ROOT:-.}" && node --import tsx images/build.ts ${name}`,
-        environment: this.environment,
+        environment: { DOCKER_HOST: this.address },
         triggers: [tag],
       },
       { parent: this },

@@ -16,6 +16,7 @@ export interface BridgeArgs {
  */
 export function bridge(args: BridgeArgs, opts?: pulumi.CustomResourceOptions): docker.Network {
   const { network, vip } = args.topology;
+  if (network === undefined) throw new Error("this topology is of machines, which need no bridge");
   return new docker.Network(
     "network",
     {

@@ -2,6 +2,7 @@
 // The root element is <yandex>, which both the old (18.16) and the current server take.
 
 import { names, type Replica, type Topology } from "../topology.ts";
+import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { createHash } from "node:crypto";
 
@@ -210,12 +211,14 @@ export function renderMigration(topology: Topology): string {
   const columns = columnNames(eventColumns);
   const target = `${database}.${names.eventsTable}`;
   return `set -eu
-for replica in ${topology.clickhouse.map((replica) => replica.name).join(" ")}; do
-  query() { docker exec "$replica" clickhouse-client --query "$1"; }
-  [ "$(query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || continue
-  query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE event_id NOT IN (SELECT event_id FROM ${target})"
-  query "RENAME TABLE ${database}.events TO ${database}.events_migrated"
+migrate() {
+  replica=$1
+  shift
+  [ "$("$@" exec "$replica" clickhouse-client --query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || return 0
+  "$@" exec "$replica" clickhouse-client --query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE event_id NOT IN (SELECT event_id FROM ${target})"
+  "$@" exec "$replica" clickhouse-client --query "RENAME TABLE ${database}.events TO ${database}.events_migrated"
   echo "$replica: ${database}.events is now in ${target}; the old table is kept as ${database}.events_migrated"
-done
+}
+${topology.clickhouse.map((replica) => `migrate ${replica.name} ${dockerOn(replica.node)}`).join("\n")}
 `;
 }

@@ -4,8 +4,7 @@ import * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { guest, volume } from "../host/guest.ts";
-import { type Host } from "../host/host.ts";
-import { type Anchors } from "../host/nodes.ts";
+import { dockerOn, type Nodes, reach } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import {
   renderClickhouseClient,
@@ -16,12 +15,11 @@ import {
   renderSchema,
 } from "../render/clickhouse.ts";
 import { type Replica, type Topology } from "../topology.ts";
-import { gate } from "./gate.ts";
+import { gate, onceOn } from "./gate.ts";
 
 export interface ClickHouseArgs {
-  readonly host: Host;
   readonly topology: Topology;
-  readonly anchors: Anchors;
+  readonly nodes: Nodes;
   readonly password: pulumi.Output<string>;
   /** What must be ready before the servers start: ZooKeeper. */
   readonly after: pulumi.Resource;
@@ -31,12 +29,12 @@ export interface ClickHouseArgs {
 
 /** Shell: the server answers over HTTP. */
 export function clickhouseAnswers(replica: Replica): string {
-  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.clickhouseHttp.number}/ping`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.clickhouseHttp.number}/ping`;
 }
 
 /** Shell: every replicated table of the server can be written and has nothing left to fetch. */
 export function clickhouseInSync(replica: Replica): string {
-  return `[ "$(docker exec ${replica.name} clickhouse-client --query 'SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > 10')" = 0 ]`;
+  return `[ "$(${dockerOn(replica.node)} exec ${replica.name} clickhouse-client --query 'SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > 10')" = 0 ]`;
 }
 
 export class ClickHouse extends pulumi.ComponentResource {
@@ -45,13 +43,14 @@ export class ClickHouse extends pulumi.ComponentResource {
 
   constructor(name: string, args: ClickHouseArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:services:ClickHouse", name, {}, opts);
-    const { host, topology, password } = args;
+    const { nodes, topology, password } = args;
     const containers: docker.Container[] = [];
     let before: pulumi.Resource[] = [args.after];
     for (const [index, replica] of topology.clickhouse.entries()) {
+      const place = nodes.at(replica.node);
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data`, keep: true },
+        { host: place.host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const files: Record<string, pulumi.Input<string>> = {
@@ -67,10 +66,9 @@ export class ClickHouse extends pulumi.ComponentResource {
       const container = guest(
         replica.alias,
         {
-          host,
+          place,
           containerName: replica.name,
-          anchor: args.anchors.of(replica.node),
-          image: host.image("clickhouse"),
+          image: place.host.image("clickhouse"),
           // Users come from users.d; the current image would otherwise write its own restricted default user.
           environment: { CLICKHOUSE_SKIP_USER_SETUP: "1" },
           files,
@@ -89,11 +87,12 @@ export class ClickHouse extends pulumi.ComponentResource {
           gate(
             `${replica.alias}-gate`,
             {
-              host,
+              nodes,
+              asks: [replica.node],
               probe: clickhouseInSync(replica),
               what: `${replica.name} to have caught up`,
               containers: [container],
-              next: next.name,
+              next,
             },
             { parent: this },
           ),
@@ -103,32 +102,38 @@ export class ClickHouse extends pulumi.ComponentResource {
     const formed = gate(
       `${name}-formed`,
       {
-        host,
+        nodes,
+        asks: topology.clickhouse.map((replica) => replica.node),
         probe: topology.clickhouse.map(clickhouseAnswers).join(" && "),
         what: "every ClickHouse replica to answer",
         containers,
       },
       { parent: this },
     );
-    const clients = topology.clickhouse.map((replica) => replica.name).join(" ");
     const schema = new command.local.Command(
       `${name}-schema`,
       {
-        create: `for replica in ${clients}; do
-  docker exec "$replica" true 2>/dev/null || continue
-  exec docker exec -i "$replica" clickhouse-client --multiquery
-done
+        create: `${topology.clickhouse.map((replica) => onceOn(replica, "clickhouse-client --multiquery")).join("\n")}
 echo "no ClickHouse replica is running" >&2
 exit 1
 `,
         stdin: renderSchema(topology),
-        environment: { ...host.environment },
+        environment: reach(
+          nodes,
+          topology.clickhouse.map((replica) => replica.node),
+        ),
       },
       { parent: this, dependsOn: [formed, args.feed] },
     );
     this.ready = new command.local.Command(
       `${name}-migration`,
-      { create: renderMigration(topology), environment: { ...host.environment } },
+      {
+        create: renderMigration(topology),
+        environment: reach(
+          nodes,
+          topology.clickhouse.map((replica) => replica.node),
+        ),
+      },
       { parent: this, dependsOn: [schema] },
     );
     this.registerOutputs();

@@ -3,27 +3,32 @@
 import * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
-import { type Host } from "../host/host.ts";
+import { dockerOn, type Nodes, reach } from "../host/host.ts";
+import { type Node, type Replica } from "../topology.ts";
 
 export interface GateArgs {
-  readonly host: Host;
+  readonly nodes: Nodes;
+  /** The nodes whose daemons the probe asks. */
+  readonly asks: readonly Node[];
   /** Shell that succeeds once the replica is back as a full member of its ensemble. */
   readonly probe: string;
   /** What is being waited for, for the message when the time is over. */
   readonly what: string;
   /** The containers whose replacement runs this gate again. */
   readonly containers: readonly docker.Container[];
-  /** Container name of the next replica: where it doesn't exist yet there is nothing to protect, and the gate passes. */
-  readonly next?: string;
+  /** The next replica: where it doesn't exist yet there is nothing to protect, and the gate passes. */
+  readonly next?: Replica;
   /** How long to wait, seconds. @default 180 */
   readonly seconds?: number;
 }
 
 /** The shell of a gate: pure, so that it can be tested without Docker. */
-export function renderGate(args: Omit<GateArgs, "host" | "containers">): string {
+export function renderGate(args: Pick<GateArgs, "probe" | "what" | "next" | "seconds">): string {
   const seconds = args.seconds ?? 180;
   const pass =
-    args.next === undefined ? "" : `docker container inspect ${args.next} >/dev/null 2>&1 || exit 0\n`;
+    args.next === undefined
+      ? ""
+      : `${dockerOn(args.next.node)} container inspect ${args.next.name} >/dev/null 2>&1 || exit 0\n`;
   return `${pass}probe() { ${args.probe}; }
 deadline=$(($(date +%s) + ${seconds}))
 until last=$(probe 2>&1); do
@@ -46,9 +51,15 @@ export function gate(
     name,
     {
       create: renderGate(args),
-      environment: { ...args.host.environment },
+      environment: reach(args.nodes, args.next === undefined ? args.asks : [...args.asks, args.next.node]),
       triggers: args.containers.map((container) => container.id),
     },
     opts,
   );
+}
+
+/** Shell: runs a command, fed by standard input, in the replica and ends with it; falls through if it doesn't run. */
+export function onceOn(replica: Replica, command: string): string {
+  const docker = dockerOn(replica.node);
+  return `${docker} exec ${replica.name} true 2>/dev/null && exec ${docker} exec -i ${replica.name} ${command}`;
 }

@@ -4,16 +4,14 @@ import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { type SiemConfig } from "../config.ts";
 import { guest } from "../host/guest.ts";
-import { type Host } from "../host/host.ts";
-import { type Anchors } from "../host/nodes.ts";
+import { dockerOn, type Nodes } from "../host/host.ts";
 import { type OwnImage } from "../images.ts";
 import { ports } from "../ports.ts";
 import { type HttpReplica, names, type Topology } from "../topology.ts";
 import { gate } from "./gate.ts";
 
 export interface HttpServiceArgs {
-  readonly host: Host;
-  readonly anchors: Anchors;
+  readonly nodes: Nodes;
   readonly replicas: readonly HttpReplica[];
   readonly image: Extract<OwnImage, "api" | "ingestor">;
   readonly config: SiemConfig["api"];
@@ -26,7 +24,7 @@ export interface HttpServiceArgs {
 
 /** Shell: the replica answers its health check with 200. */
 export function httpHealthy(replica: HttpReplica, path: string): string {
-  return `docker exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${replica.port}${path}`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${replica.port}${path}`;
 }
 
 /** The ingestor's and the API's address lists, as their clients take them. */
@@ -47,7 +45,7 @@ export class HttpService extends pulumi.ComponentResource {
 
   constructor(name: string, args: HttpServiceArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:services:HttpService", name, {}, opts);
-    const { host, config } = args;
+    const { nodes, config } = args;
     const containers: docker.Container[] = [];
     const environment: Record<string, string> = { ...args.environment };
     const files: Record<string, pulumi.Output<string>> = {};
@@ -60,14 +58,14 @@ export class HttpService extends pulumi.ComponentResource {
     }
     let before: readonly pulumi.Resource[] = args.after;
     for (const [index, replica] of args.replicas.entries()) {
+      const place = nodes.at(replica.node);
       const url = `http://127.0.0.1:${replica.port}${args.healthPath}`;
       const container = guest(
         replica.alias,
         {
-          host,
+          place,
           containerName: replica.name,
-          anchor: args.anchors.of(replica.node),
-          image: host.ownImage(args.image),
+          image: place.host.ownImage(args.image),
           environment: { ...environment, SERVER_ADDR: `0.0.0.0:${replica.port}` },
           ...(config.secrets === "env" ? { secretEnvironment: args.secrets } : {}),
           files,
@@ -88,11 +86,12 @@ export class HttpService extends pulumi.ComponentResource {
           gate(
             `${replica.alias}-gate`,
             {
-              host,
+              nodes,
+              asks: [replica.node],
               probe: httpHealthy(replica, args.healthPath),
               what: `${replica.name} to be healthy`,
               containers: [container],
-              next: next.name,
+              next,
             },
             { parent: this },
           ),
@@ -102,7 +101,8 @@ export class HttpService extends pulumi.ComponentResource {
     this.ready = gate(
       `${name}-ready`,
       {
-        host,
+        nodes,
+        asks: args.replicas.map((replica) => replica.node),
         probe: args.replicas.map((replica) => httpHealthy(replica, args.healthPath)).join(" && "),
         what: `every replica of ${name} to be healthy`,
         containers,

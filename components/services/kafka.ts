@@ -5,17 +5,15 @@ import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { type SiemConfig } from "../config.ts";
 import { guest, volume } from "../host/guest.ts";
-import { type Host } from "../host/host.ts";
-import { type Anchors } from "../host/nodes.ts";
+import { dockerOn, type Nodes, reach } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { renderKafka, renderTopics } from "../render/kafka.ts";
 import { type Replica, type Topology } from "../topology.ts";
-import { gate } from "./gate.ts";
+import { gate, onceOn } from "./gate.ts";
 
 export interface KafkaArgs {
-  readonly host: Host;
   readonly topology: Topology;
-  readonly anchors: Anchors;
+  readonly nodes: Nodes;
   readonly config: SiemConfig["kafka"];
   /** What must be ready before the first broker starts. */
   readonly after: pulumi.Resource;
@@ -23,12 +21,12 @@ export interface KafkaArgs {
 
 /** Shell: no partition in the cluster lacks a replica. Anything printed is an under-replicated partition. */
 export function kafkaInSyncProbe(replica: Replica): string {
-  return `out=$(docker exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${replica.name} kafka-topics --bootstrap-server localhost:${ports.kafka.number} --describe --under-replicated-partitions) && { [ -z "$out" ] || { printf '%s' "$out"; false; }; }`;
+  return `out=$(${dockerOn(replica.node)} exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${replica.name} kafka-topics --bootstrap-server localhost:${ports.kafka.number} --describe --under-replicated-partitions) && { [ -z "$out" ] || { printf '%s' "$out"; false; }; }`;
 }
 
 /** Shell: the broker takes connections. */
 function listening(replica: Replica): string {
-  return `docker exec ${replica.node.name} sh -c "nc -w 1 127.0.0.1 ${ports.kafka.number} </dev/null"`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} sh -c "nc -w 1 127.0.0.1 ${ports.kafka.number} </dev/null"`;
 }
 
 /** Room for a short-lived admin tool (a second JVM) and page cache beside the heap, MB. */
@@ -40,22 +38,22 @@ export class Kafka extends pulumi.ComponentResource {
 
   constructor(name: string, args: KafkaArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:services:Kafka", name, {}, opts);
-    const { host, topology, config } = args;
+    const { nodes, topology, config } = args;
     const containers: docker.Container[] = [];
     let before: pulumi.Resource[] = [args.after];
     for (const [index, replica] of topology.kafka.entries()) {
+      const place = nodes.at(replica.node);
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data`, keep: true },
+        { host: place.host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const container = guest(
         replica.alias,
         {
-          host,
+          place,
           containerName: replica.name,
-          anchor: args.anchors.of(replica.node),
-          image: host.image("kafka"),
+          image: place.host.image("kafka"),
           environment: renderKafka(topology, replica, config),
           volumes: [{ volume: data, path: "/var/lib/kafka/data" }],
           memoryMb: config.heapMb + besideHeapMb,
@@ -72,11 +70,12 @@ export class Kafka extends pulumi.ComponentResource {
           gate(
             `${replica.alias}-gate`,
             {
-              host,
+              nodes,
+              asks: [replica.node],
               probe: kafkaInSyncProbe(replica),
               what: `${replica.name} to be in sync`,
               containers: [container],
-              next: next.name,
+              next,
             },
             { parent: this },
           ),
@@ -86,7 +85,8 @@ export class Kafka extends pulumi.ComponentResource {
     const formed = gate(
       `${name}-formed`,
       {
-        host,
+        nodes,
+        asks: topology.kafka.map((replica) => replica.node),
         probe: topology.kafka.map(listening).join(" && "),
         what: "every Kafka broker to take connections",
         containers,
@@ -96,15 +96,15 @@ export class Kafka extends pulumi.ComponentResource {
     this.ready = new command.local.Command(
       `${name}-topics`,
       {
-        create: `for broker in ${topology.kafka.map((broker) => broker.name).join(" ")}; do
-  docker exec "$broker" true 2>/dev/null || continue
-  exec docker exec -i "$broker" sh -s
-done
+        create: `${topology.kafka.map((broker) => onceOn(broker, "sh -s")).join("\n")}
 echo "no Kafka broker is running" >&2
 exit 1
 `,
         stdin: renderTopics(config),
-        environment: { ...host.environment },
+        environment: reach(
+          nodes,
+          topology.kafka.map((replica) => replica.node),
+        ),
       },
       { parent: this, dependsOn: [formed] },
     );

@@ -5,23 +5,21 @@ import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { type SiemConfig } from "../config.ts";
 import { guest, volume } from "../host/guest.ts";
-import { type Host } from "../host/host.ts";
-import { type Anchors } from "../host/nodes.ts";
+import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { renderZookeeper } from "../render/zookeeper.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate } from "./gate.ts";
 
 export interface ZooKeeperArgs {
-  readonly host: Host;
   readonly topology: Topology;
-  readonly anchors: Anchors;
+  readonly nodes: Nodes;
   readonly config: SiemConfig["zookeeper"];
 }
 
 /** Shell: the server serves as leader or follower. `ruok` would not do: a lone server of three answers it too. */
 export function zookeeperProbe(replica: Replica): string {
-  return `docker exec ${replica.node.name} sh -c 'echo mntr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}' | grep -E 'zk_server_state.(leader|follower)'`;
+  return `${dockerOn(replica.node)} exec ${replica.node.name} sh -c 'echo mntr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}' | grep -E 'zk_server_state.(leader|follower)'`;
 }
 
 /** Memory a JVM takes beside its heap, MB: 85 MiB resident was measured for ZooKeeper with a small heap. */
@@ -33,27 +31,27 @@ export class ZooKeeper extends pulumi.ComponentResource {
 
   constructor(name: string, args: ZooKeeperArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:services:ZooKeeper", name, {}, opts);
-    const { host, topology, config } = args;
+    const { nodes, topology, config } = args;
     const containers: docker.Container[] = [];
     let before: pulumi.Resource[] = [];
     for (const [index, replica] of topology.zookeeper.entries()) {
+      const place = nodes.at(replica.node);
       const data = volume(
         `${replica.alias}-data`,
-        { host, volumeName: `${replica.name}-data`, keep: true },
+        { host: place.host, volumeName: `${replica.name}-data`, keep: true },
         { parent: this },
       );
       const log = volume(
         `${replica.alias}-log`,
-        { host, volumeName: `${replica.name}-log`, keep: true },
+        { host: place.host, volumeName: `${replica.name}-log`, keep: true },
         { parent: this },
       );
       const container = guest(
         replica.alias,
         {
-          host,
+          place,
           containerName: replica.name,
-          anchor: args.anchors.of(replica.node),
-          image: host.image("zookeeper"),
+          image: place.host.image("zookeeper"),
           environment: renderZookeeper(topology, replica, config.heapMb),
           volumes: [
             { volume: data, path: "/data" },
@@ -78,11 +76,12 @@ export class ZooKeeper extends pulumi.ComponentResource {
           gate(
             `${replica.alias}-gate`,
             {
-              host,
+              nodes,
+              asks: [replica.node],
               probe: zookeeperProbe(replica),
               what: `${replica.name} to serve in the quorum`,
               containers: [container],
-              next: next.name,
+              next,
             },
             { parent: this },
           ),
@@ -92,7 +91,8 @@ export class ZooKeeper extends pulumi.ComponentResource {
     this.ready = gate(
       `${name}-ready`,
       {
-        host,
+        nodes,
+        asks: topology.zookeeper.map((replica) => replica.node),
         probe: topology.zookeeper.map(zookeeperProbe).join(" && "),
         what: "the ZooKeeper quorum",
         containers,

@@ -29,7 +29,11 @@ describe("parseConfig", () => {
   it.each<[string, Record<string, unknown>, RegExp[]]>([
     ["no target", {}, [/siem-ha:target/, /"local"/]],
     ["another target", { target: "moon" }, [/siem-ha:target/, /"local"/, /but is "moon"/]],
-    ["an unknown key", { target: "local", kafak: {} }, [/kafak/, /allowed: target, local, zookeeper, kafka/]],
+    [
+      "an unknown key",
+      { target: "local", kafak: {} },
+      [/kafak/, /allowed: target, local, aws, zookeeper, kafka/],
+    ],
     [
       "an unknown nested key",
       { target: "local", kafka: { heap: 1 } },

@@ -1,8 +1,12 @@
 set -eu
-for replica in clickhouse-1 clickhouse-2 clickhouse-3; do
-  query() { docker exec "$replica" clickhouse-client --query "$1"; }
-  [ "$(query "SELECT count() FROM system.tables WHERE database = 'dev' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || continue
-  query "INSERT INTO dev.events_replicated (event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat) SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events WHERE event_id NOT IN (SELECT event_id FROM dev.events_replicated)"
-  query "RENAME TABLE dev.events TO dev.events_migrated"
+migrate() {
+  replica=$1
+  shift
+  [ "$("$@" exec "$replica" clickhouse-client --query "SELECT count() FROM system.tables WHERE database = 'dev' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || return 0
+  "$@" exec "$replica" clickhouse-client --query "INSERT INTO dev.events_replicated (event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat) SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events WHERE event_id NOT IN (SELECT event_id FROM dev.events_replicated)"
+  "$@" exec "$replica" clickhouse-client --query "RENAME TABLE dev.events TO dev.events_migrated"
   echo "$replica: dev.events is now in dev.events_replicated; the old table is kept as dev.events_migrated"
-done
+}
+migrate clickhouse-1 docker -H "$DOCKER_STORE_NODE_1"
+migrate clickhouse-2 docker -H "$DOCKER_STORE_NODE_2"
+migrate clickhouse-3 docker -H "$DOCKER_STORE_NODE_3"

@@ -1,4 +1,4 @@
-docker container inspect kafka-2 >/dev/null 2>&1 || exit 0
+docker -H "$DOCKER_STREAM_NODE_2" container inspect kafka-2 >/dev/null 2>&1 || exit 0
 probe() { true; }
 deadline=$(($(date +%s) + 180))
 until last=$(probe 2>&1); do

@@ -1,5 +1,5 @@
 set -eu
-docker run --rm -i --name haproxy-1-config --label siem-ha.stack=local --network none --user 0 \
+docker -H "$DOCKER_LB_NODE_1" run --rm -i --name haproxy-1-config --label siem-ha.stack=local --network none --user 0 \
   --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --security-opt no-new-privileges \
   -e HAPROXY_CFG -v haproxy-1-config:/usr/local/etc/haproxy --entrypoint sh haproxy:2.8.10 -c '
     set -eu
@@ -14,6 +14,6 @@ docker run --rm -i --name haproxy-1-config --label siem-ha.stack=local --network
     ln -s $next live.next && mv -T live.next live
     trap - EXIT
     [ -z "$old" ] || rm -rf "$old"'
-if [ "$(docker container inspect -f '{{.State.Running}}' haproxy-1 2>/dev/null)" = true ]; then
-  docker kill --signal USR2 haproxy-1 >/dev/null
+if [ "$(docker -H "$DOCKER_LB_NODE_1" container inspect -f '{{.State.Running}}' haproxy-1 2>/dev/null)" = true ]; then
+  docker -H "$DOCKER_LB_NODE_1" kill --signal USR2 haproxy-1 >/dev/null
 fi

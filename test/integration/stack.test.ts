@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { holdsVip } from "../../components/edge/load-balancers.ts";
-import { plan } from "../../components/topology.ts";
+import { plan, type Replica } from "../../components/topology.ts";
 import { entry } from "../../ops/entry.ts";
-import { connect, inContainer, inventory, shell } from "../../ops/daemon.ts";
+import { connect, inContainer, inventory, localReach, shell } from "../../ops/daemon.ts";
 import { root, stackConfig } from "../../ops/workspace.ts";
 
 const stackName = "test";
@@ -16,6 +16,7 @@ const config = stackConfig(stackName);
 const topology = plan(config.local);
 const label = `${config.local.prefix}${stackName}`;
 const docker = connect(config.local.dockerHost);
+const reach = localReach(config.local.dockerHost);
 const state = mkdtempSync(join(tmpdir(), "siem-ha-state-"));
 
 /** Runs an operator command as npm would. */
@@ -62,8 +63,8 @@ const flagged = lines.filter((line) =>
   /Failed password|[Ii]nvalid user|POSSIBLE BREAK-IN ATTEMPT/.test(line),
 ).length;
 const tenant = "integration";
-const count = (replica: string, where: string) =>
-  inContainer(config.local.dockerHost, replica, [
+const count = (replica: Replica, where: string) =>
+  inContainer(reach, replica, [
     "clickhouse-client",
     "--query",
     `SELECT count(), uniqExact(event_id) FROM dev.events_replicated WHERE tenant_id = '${tenant}'${where}`,
@@ -136,7 +137,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
     expect(said).toContain(`${lines.length} of ${lines.length} lines acknowledged`);
     for (const replica of topology.clickhouse) {
       await expect
-        .poll(() => count(replica.name, ""), { timeout: 30_000 })
+        .poll(() => count(replica, ""), { timeout: 30_000 })
         .toBe(`${lines.length}\t${lines.length}`);
     }
   });
@@ -144,11 +145,11 @@ describe.skipIf(!reachable)("a stack's life", () => {
   it("flags the threats, and raises an alert for each", async () => {
     expect(flagged).toBeGreaterThan(0);
     for (const replica of topology.clickhouse) {
-      expect(await count(replica.name, " AND is_threat = 1")).toBe(`${flagged}\t${flagged}`);
+      expect(await count(replica, " AND is_threat = 1")).toBe(`${flagged}\t${flagged}`);
       await expect
         .poll(
           () =>
-            inContainer(config.local.dockerHost, replica.name, [
+            inContainer(reach, replica, [
               "clickhouse-client",
               "--query",
               `SELECT uniqExact(event_id) FROM dev.alerts_replicated WHERE tenant_id = '${tenant}'`,
@@ -177,7 +178,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
   it("moves the VIP when the holder's HAProxy stops, and serves on", async () => {
     const { api } = entry(topology, config);
     const held = (keeper: (typeof topology.keepalived)[number]) =>
-      shell(config.local.dockerHost, holdsVip(keeper, topology)).then(
+      shell(reach, holdsVip(keeper, topology)).then(
         () => true,
         () => false,
       );

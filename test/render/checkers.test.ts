@@ -69,7 +69,7 @@ describe.skipIf(skipWithout(imageTag("keepalived")))("keepalived -t", () => {
   it.each(topology.keepalived.map((keeper) => [keeper.alias, keeper] as const))(
     "accepts %s",
     (_name, keeper) => {
-      const result = check(image, { "keepalived.conf": renderKeepalived(topology, keeper) }, command);
+      const result = check(image, { "keepalived.conf": renderKeepalived(topology, keeper, "eth0") }, command);
       // Without eth0 (the check has no network) Keepalived says so and goes on; any other complaint is ours.
       const complaints = (result.stderr + result.stdout)
         .split("\n")
@@ -80,7 +80,7 @@ describe.skipIf(skipWithout(imageTag("keepalived")))("keepalived -t", () => {
   it("refuses a broken one, so the check can fail", () => {
     const keeper = topology.keepalived[0];
     if (keeper === undefined) throw new Error("no keepalived");
-    const broken = renderKeepalived(topology, keeper).replace("nopreempt", "nopreemptt");
+    const broken = renderKeepalived(topology, keeper, "eth0").replace("nopreempt", "nopreemptt");
     const result = check(image, { "keepalived.conf": broken }, command);
     expect(result.stderr + result.stdout).toMatch(/nopreemptt/);
   });

@@ -44,9 +44,10 @@ const files: Record<string, string> = {
   "clickhouse-client.xml": renderClickhouseClient("PASSWORD"),
   "clickhouse-schema.sql": renderSchema(topology),
   "clickhouse-migration.sh": renderMigration(topology),
-  "gate.sh": renderGate({ probe: "true", what: "kafka-1 to be in sync", next: "kafka-2" }),
+  "gate.sh": renderGate({ probe: "true", what: "kafka-1 to be in sync", next: topology.kafka[1] }),
 };
-for (const keeper of topology.keepalived) files[`${keeper.alias}.conf`] = renderKeepalived(topology, keeper);
+for (const keeper of topology.keepalived)
+  files[`${keeper.alias}.conf`] = renderKeepalived(topology, keeper, "eth0");
 for (const [name, text] of Object.entries(renderClickhouseConfig(topology, first(topology.clickhouse)))) {
   files[`clickhouse-1-${name}`] = text;
 }
