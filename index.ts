@@ -1,8 +1,10 @@
-// config → topology → host → nodes → services → edge → outputs.
+// config → topology → nodes → services → edge → outputs.
 
 import * as pulumi from "@pulumi/pulumi";
-import { loadConfig } from "./components/config.ts";
+import { labelOf, loadConfig, topologyOf } from "./components/config.ts";
 import { LoadBalancers } from "./components/edge/load-balancers.ts";
+import { Witness, witnessToken } from "./components/edge/witness.ts";
+import { AwsNodes, awsProvider, zonesOf } from "./components/host/aws.ts";
 import { LocalHost } from "./components/host/local.ts";
 import { LocalNodes } from "./components/host/nodes.ts";
 import { ports } from "./components/ports.ts";
@@ -10,13 +12,14 @@ import { ClickHouse } from "./components/services/clickhouse.ts";
 import { brokerList, databaseUrl, HttpService } from "./components/services/http-service.ts";
 import { Kafka } from "./components/services/kafka.ts";
 import { ZooKeeper } from "./components/services/zookeeper.ts";
-import { names, plan } from "./components/topology.ts";
+import { names } from "./components/topology.ts";
 
 const { config, secrets } = loadConfig();
-const topology = plan(config.local);
+const topology = topologyOf(config);
+const stack = labelOf(config, pulumi.getStack());
 
-const host = new LocalHost("host", { config, stack: `${config.local.prefix}${pulumi.getStack()}` });
-const nodes = new LocalNodes("nodes", { host, topology });
+const cloud = config.aws === undefined ? undefined : await awsNodes(config.aws);
+const nodes = cloud ?? new LocalNodes("nodes", { host: new LocalHost("host", { config, stack }), topology });
 const on = { topology, nodes };
 
 const zookeeper = new ZooKeeper("zookeeper", { ...on, config: config.zookeeper });
@@ -54,16 +57,41 @@ const api = new HttpService("siem-api", {
   after: [clickhouse.ready],
 });
 
+const token = witnessToken(secrets.jwtSecret);
+const witness = cloud === undefined ? undefined : new Witness("witness", { ...on, token });
 new LoadBalancers("edge", {
   ...on,
   statsPassword: secrets.statsPassword,
-  after: [ingestor.ready, api.ready],
+  ...(cloud === undefined ? {} : { keeper: (node) => cloud.keeper(node, token) }),
+  after: [ingestor.ready, api.ready, ...(witness === undefined ? [] : [witness.ready])],
 });
+
+async function awsNodes(aws: NonNullable<typeof config.aws>): Promise<AwsNodes> {
+  const provider = awsProvider(aws, stack);
+  return new AwsNodes(
+    "aws",
+    {
+      config: aws,
+      stack,
+      topology,
+      zones: await zonesOf(aws, provider),
+      replacements: { api: config.api.image, ingestor: config.ingestor.image },
+    },
+    { providers: [provider] },
+  );
+}
 
 /** Address that moves between the load balancers. */
 export const vip = topology.vip.address;
 export const apiUrl = `http://${vip}:${ports.haproxyApi.number}`;
 export const ingestUrl = `http://${vip}:${ports.haproxyIngest.number}`;
 export const statsUrl = `http://${vip}:${ports.haproxyStats.number}/stats`;
+/** The entry from outside, if the configuration asks for one. */
+export const publicEntry =
+  cloud?.publicEntry === undefined
+    ? "none"
+    : { api: cloud.publicEntry.apiUrl, ingest: cloud.publicEntry.ingestUrl };
 /** Value of the label on everything this stack made in Docker. */
-export const dockerLabel = `${names.label}=${host.stack}`;
+export const dockerLabel = `${names.label}=${stack}`;
+/** How the machines' Docker daemons are reached; the operator commands read it. */
+export const machines = cloud?.reachable() ?? {};

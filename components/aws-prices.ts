@@ -86,6 +86,12 @@ export const instanceTypes: Readonly<Record<string, InstanceType>> = {
   "r6g.4xlarge": type("arm64", 16, 128, 0.9728, 0.8064),
 };
 
+/** The bastion's machine: too small for a node, so no stack may name it for one. USD for an hour. */
+export const bastionHourly: Readonly<Record<Architecture, Readonly<Record<PricedRegion, number>>>> = {
+  "x86-64": { "eu-central-1": 0.012, "us-east-1": 0.0104 },
+  arm64: { "eu-central-1": 0.0096, "us-east-1": 0.0084 },
+};
+
 /** Everything else that costs money, USD. `…Hour` is one piece for an hour, `…Gb` a GB, `…GbMonth` a GB for a month. */
 export interface Prices {
   readonly gp3GbMonth: number;

@@ -2,7 +2,9 @@
 
 import { instanceTypes } from "./aws-prices.ts";
 import { type AwsConfig } from "./config.ts";
-import { addressProblems, isPublicRange } from "./network/addresses.ts";
+import { addressProblems, isPublicRange, networkOf } from "./network/addresses.ts";
+import { ruleProblems } from "./network/rules.ts";
+import { names, plan } from "./topology.ts";
 
 export interface Problem {
   readonly path: readonly (string | number)[];
@@ -20,6 +22,12 @@ export function awsProblems(config: AwsConfig): Problem[] {
     ...machineProblems(config),
     ...entryProblems(config),
     ...adminProblems(config),
+    ...rangeProblems(config),
+    ...domainProblems(config),
+    ...ruleProblems(config, plan({ machines: { address: () => "", vip: config.vip } })).map((message) => ({
+      path: ["entry"],
+      message,
+    })),
     ...regionProblems(config),
     ...prodProblems(config),
   ];
@@ -88,7 +96,48 @@ function entryProblems({ entry }: AwsConfig): Problem[] {
   ];
 }
 
+/** Ranges as they are written: AWS takes none whose address has bits beyond its length. */
+function rangeProblems({ entry, admin }: AwsConfig): Problem[] {
+  const lists = [
+    { path: ["entry", "clients"], ranges: entry.clients },
+    { path: ["entry", "loadBalancer", "clients"], ranges: entry.loadBalancer?.clients ?? [] },
+    { path: ["admin", "clients"], ranges: admin.clients },
+  ];
+  return lists.flatMap(({ path, ranges }) =>
+    ranges.flatMap((range, index) =>
+      networkOf(range) === range
+        ? []
+        : [
+            {
+              path: [...path, index],
+              message: `${range} is no range, but an address in ${networkOf(range)}`,
+            },
+          ],
+    ),
+  );
+}
+
+function domainProblems({ domain }: AwsConfig): Problem[] {
+  return domain === names.vip
+    ? [
+        {
+          path: ["domain"],
+          message: `${domain} is the virtual IP's own name; choose another, such as siem.internal`,
+        },
+      ]
+    : [];
+}
+
 function adminProblems({ admin }: AwsConfig): Problem[] {
+  if (admin.access === "bastion" && admin.clients.length === 0) {
+    return [
+      {
+        path: ["admin", "clients"],
+        message:
+          "a bastion that nobody may reach lets nobody in: name the operators' ranges, or use instance-connect",
+      },
+    ];
+  }
   return admin.clients.flatMap((range, index) =>
     isPublicRange(range) && Number(range.split("/")[1]) < widestPublicPrefix
       ? [

@@ -3,9 +3,10 @@
 import * as pulumi from "@pulumi/pulumi";
 import { z } from "zod";
 import { awsProblems } from "./aws-rules.ts";
-import { zones } from "./topology.ts";
+import { planAddresses } from "./network/addresses.ts";
+import { plan, type Topology, zones } from "./topology.ts";
 
-const octet = "(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)";
+const octet = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const heap = (fallback: number) =>
   z
     .int()
@@ -24,13 +25,13 @@ const localSchema = z.strictObject({
   net: z
     .string()
     .regex(
-      new RegExp(`^(10|172|192)\\.${octet}\\.${octet}$`),
+      new RegExp(`^(10\\.${octet}\\.${octet}|172\\.(1[6-9]|2\\d|3[01])\\.${octet}|192\\.168\\.${octet})$`),
       'three octets of a private range, such as "172.25.0"',
     )
     .default("172.25.0"),
   /** Added to every port published on 127.0.0.1. @default ports are published under their own numbers */
   portOffset: z.int().min(0).max(9000).default(0),
-  /** Docker daemon to deploy to. @default the daemon that the `docker` command reaches */
+  /** Docker daemon to deploy to. @default the one at Docker's usual socket */
   dockerHost: z
     .string()
     .regex(/^unix:\/\/\//, 'a socket of this machine, such as "unix:///var/run/docker.sock"')
@@ -195,22 +196,43 @@ export const configSchema = z
             : `is only for the target aws, and the target is ${config.target}`,
       });
     }
-    if (config.aws !== undefined) {
+    // The rules between keys take keys that are well-formed.
+    if (config.aws !== undefined && context.issues.length === 0) {
       for (const { path, message } of awsProblems(config.aws)) {
         context.addIssue({ code: "custom", path: ["aws", ...path], message });
       }
     }
     const { minInsyncReplicas, replicationFactor } = config.kafka;
-    if (minInsyncReplicas >= replicationFactor && replicationFactor > 1) {
+    const most = Math.max(1, replicationFactor - 1);
+    if (minInsyncReplicas > most) {
       context.addIssue({
         code: "custom",
         path: ["kafka", "minInsyncReplicas"],
-        message: `min.insync.replicas ${minInsyncReplicas} must be below the replication factor ${replicationFactor}, or one lost broker stops every write`,
+        input: minInsyncReplicas,
+        message:
+          replicationFactor === 1
+            ? "with one copy of each partition, min.insync.replicas can only be 1, or no write succeeds"
+            : `with ${replicationFactor} copies of each partition, min.insync.replicas can be at most ${most}, or one lost broker stops every write`,
       });
     }
   });
 
 export type SiemConfig = z.infer<typeof configSchema>;
+
+/**
+ * Value of the label on everything that a stack makes in Docker. The slash can be in neither part, so no two pairs of
+ * prefix and stack share a label.
+ */
+export function labelOf({ local: { prefix } }: SiemConfig, stack: string): string {
+  return prefix === "" ? stack : `${prefix}/${stack}`;
+}
+
+/** The topology that a configuration asks for. */
+export function topologyOf({ aws, local }: SiemConfig): Topology {
+  if (aws === undefined) return plan(local);
+  const addresses = planAddresses(aws.cidr);
+  return plan({ machines: { address: (role, zone) => addresses.address(role, zone), vip: aws.vip } });
+}
 
 /** Secrets of a stack and the least length of each, characters. */
 export const secretKeys = { jwtSecret: 32, databasePassword: 16, statsPassword: 16 } as const;
@@ -229,7 +251,9 @@ export function parseConfig(values: Readonly<Record<string, unknown>>): SiemConf
   if (result.success) return result.data;
   const lines = result.error.issues.map((issue) => {
     const path = issue.path.join(".");
-    const given = issue.input === undefined ? "" : `, but is ${JSON.stringify(issue.input)}`;
+    // A rule between keys says itself what was given: its input is the whole configuration.
+    const shown = issue.input !== undefined && (issue.code !== "custom" || typeof issue.input !== "object");
+    const given = shown ? `, but is ${JSON.stringify(issue.input)}` : "";
     return `  siem-ha:${path === "" ? "*" : path}: ${issue.message}${issue.code === "unrecognized_keys" ? `; allowed: ${allowedKeys(issue.path).join(", ")}` : given}`;
   });
   throw new pulumi.RunError(

@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type SiemConfig } from "../components/config.ts";
+import { witnessAnswers, witnessNode } from "../components/edge/witness.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
 import { dockerOn } from "../components/host/host.ts";
 import { ports } from "../components/ports.ts";
@@ -107,6 +108,14 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const keeper of topology.keepalived) {
     results.push(attempt("keepalived", keeper.name, () => running(keeper.name, keeper.node)));
   }
+  if (context.config.target === "aws") {
+    results.push(
+      attempt("witness", witnessNode(topology).name, async () => {
+        await shell(reach, witnessAnswers(topology));
+        return "answers";
+      }),
+    );
+  }
   results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
   results.push(attempt("probe event", "through the VIP", () => probe(context)));
   return Promise.all(results);
@@ -151,10 +160,71 @@ async function oneHolder({ topology, reach }: CheckContext): Promise<string> {
   return `held by ${holders[0]}`;
 }
 
+interface Answer {
+  readonly status: number;
+  readonly text: string;
+}
+
+/**
+ * One request to the VIP: from this machine, or, where that is not in the machines' network, by one of them, which
+ * takes the way of every other client there: by the routes to the holder.
+ */
+async function ask(
+  context: CheckContext,
+  port: number,
+  method: "GET" | "POST",
+  path: string,
+  headers: Readonly<Record<string, string>>,
+  body = "",
+): Promise<Answer> {
+  const { config, topology, reach } = context;
+  if (config.target === "local") {
+    const { api, ingest } = entry(topology, config);
+    const base = port === ports.haproxyApi.number ? api : ingest;
+    const answer = await fetch(`${base}${path}`, {
+      method,
+      headers,
+      ...(method === "POST" ? { body } : {}),
+      signal: AbortSignal.timeout(15_000),
+    });
+    return { status: answer.status, text: await answer.text() };
+  }
+  const node = witnessNode(topology);
+  return parseAnswer(
+    // The request goes in on standard input, so that the token is on no command line.
+    await inContainer(
+      reach,
+      { name: node.name, node },
+      ["nc", "-w", "15", topology.vip.address, String(port)],
+      renderRequest(topology.vip.name, method, path, headers, body),
+    ),
+  );
+}
+
+/** An HTTP/1.0 request as it goes over the wire, so that the answer comes unchunked and ends with the connection. */
+export function renderRequest(
+  host: string,
+  method: string,
+  path: string,
+  headers: Readonly<Record<string, string>>,
+  body: string,
+): string {
+  const all = { host, ...headers, "content-length": String(Buffer.byteLength(body)), connection: "close" };
+  const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`);
+  return [`${method} ${path} HTTP/1.0`, ...lines, "", body].join("\r\n");
+}
+
+/** @throws when it is no HTTP answer, with its beginning. */
+export function parseAnswer(raw: string): Answer {
+  const status = /^HTTP\/1\.[01] (\d{3})/.exec(raw)?.[1];
+  if (status === undefined) throw new Error(`no HTTP answer, but ${JSON.stringify(raw.slice(0, 80))}`);
+  const end = /\r?\n\r?\n/.exec(raw);
+  return { status: Number(status), text: end === null ? "" : raw.slice(end.index + end[0].length) };
+}
+
 /** One event in through the VIP, then on every replica by its id, then out through the API. */
 async function probe(context: CheckContext): Promise<string> {
-  const { config, topology, reach } = context;
-  const { api, ingest } = entry(topology, config);
+  const { topology, reach } = context;
   const token = await mintToken({
     secret: context.jwtSecret,
     tenantId: probeTenant,
@@ -164,14 +234,16 @@ async function probe(context: CheckContext): Promise<string> {
   });
   const id = randomUUID();
   const began = Date.now();
-  const posted = await fetch(`${ingest}/v1/events`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
-    body: JSON.stringify({ event_id: id, source_type: "probe", raw_event: "siem-ha verify" }),
-    signal: AbortSignal.timeout(15_000),
-  });
-  if (posted.status !== 202)
-    throw new Error(`the ingestor answered ${posted.status}: ${await posted.text()}`);
+  const authorization = `Bearer ${token}`;
+  const posted = await ask(
+    context,
+    ports.haproxyIngest.number,
+    "POST",
+    "/v1/events",
+    { authorization, "content-type": "application/json" },
+    JSON.stringify({ event_id: id, source_type: "probe", raw_event: "siem-ha verify" }),
+  );
+  if (posted.status !== 202) throw new Error(`the ingestor answered ${posted.status}: ${posted.text}`);
   const acknowledged = Date.now();
   const deadline = acknowledged + 60_000;
   const missing = new Set(topology.clickhouse);
@@ -192,10 +264,7 @@ async function probe(context: CheckContext): Promise<string> {
     if (missing.size > 0) await sleep(100);
   }
   const readable = Date.now();
-  const read = await fetch(`${api}/v1/events/${id}`, {
-    headers: { authorization: `Bearer ${token}` },
-    signal: AbortSignal.timeout(15_000),
-  });
+  const read = await ask(context, ports.haproxyApi.number, "GET", `/v1/events/${id}`, { authorization });
   if (read.status !== 200) throw new Error(`on every replica, but the API answered ${read.status}`);
   return `acknowledged in ${acknowledged - began} ms, on ${topology.clickhouse.length} replicas ${readable - acknowledged} ms later, read back`;
 }

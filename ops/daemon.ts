@@ -1,10 +1,14 @@
 // The Docker daemon as the operator commands see it: what of a stack is there, and commands inside containers.
 
 import { execFile } from "node:child_process";
+import { join } from "node:path";
 import { promisify } from "node:util";
+import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import Docker from "dockerode";
+import { type SiemConfig, topologyOf } from "../components/config.ts";
 import { addressIn, reachAt } from "../components/host/host.ts";
 import { names, type Node, plan } from "../components/topology.ts";
+import { root } from "./workspace.ts";
 
 const run = promisify(execFile);
 
@@ -38,19 +42,41 @@ export function localReach(dockerHost: string): Reach {
   return reachAt(plan().nodes, () => dockerHost);
 }
 
+/** How the nodes of a stack are reached: its own daemon, or what the machines' stack says. */
+export async function reachOf(config: SiemConfig, stack: Stack): Promise<Reach> {
+  if (config.target === "local") return localReach(config.local.dockerHost);
+  const machines = (await stack.outputs())["machines"]?.value as
+    Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
+  if (machines === undefined) {
+    throw new Error(`the stack ${stack.name} has no machines yet: npm run up -- -s ${stack.name}`);
+  }
+  const environment: Record<string, string> = {};
+  for (const { address: _address, ...rest } of Object.values(machines)) Object.assign(environment, rest);
+  return {
+    ...environment,
+    ...reachAt(topologyOf(config).nodes, (node) => machines[node.alias]?.["address"] ?? ""),
+    // The ssh that knows the machines' keys and the way to them.
+    PATH: `${join(root, "ops/ssh")}:${process.env["PATH"] ?? ""}`,
+  };
+}
+
 /** Runs a command in a replica's container. @throws with the command's own message when it fails. */
 export async function inContainer(
   reach: Reach,
   replica: { readonly name: string; readonly node: Node },
   command: readonly string[],
+  /** Standard input. @default none */
+  input?: string,
 ): Promise<string> {
+  const attached = input === undefined ? [] : ["--interactive"];
   try {
-    const { stdout } = await run(
+    const running = run(
       "docker",
-      ["-H", addressIn(reach, replica.node), "exec", replica.name, ...command],
+      ["-H", addressIn(reach, replica.node), "exec", ...attached, replica.name, ...command],
       { env: { ...process.env, ...reach }, timeout: 30_000 },
     );
-    return stdout.trim();
+    running.child.stdin?.end(input);
+    return (await running).stdout.trim();
   } catch (error) {
     const { stderr, message } = error as { stderr?: string; message: string };
     throw new Error(`${replica.name}: ${(stderr?.trim() || message).split("\n").at(-1)}`, { cause: error });

@@ -14,6 +14,11 @@ export async function ensureDockerEngine(log: (line: string) => void): Promise<v
   const refusal = await refusalOf();
   if (refusal === undefined) return;
 
+  if (/permission denied/i.test(refusal)) {
+    throw new Error(
+      'Docker runs, but you may not use it. Run: sudo usermod -aG docker "$USER", log in again, then run this again.',
+    );
+  }
   const chosen = process.env.DOCKER_HOST;
   if (chosen !== undefined && chosen !== "") {
     throw new Error(
@@ -103,7 +108,7 @@ async function daemonLives(): Promise<boolean> {
   return name.trim() === "dockerd";
 }
 
-async function distribution(): Promise<Record<string, string>> {
+export async function distribution(): Promise<Record<string, string>> {
   const text = await readFile("/etc/os-release", "utf8").catch(() => "");
   return Object.fromEntries(
     text.split("\n").flatMap((line) => {
@@ -113,13 +118,13 @@ async function distribution(): Promise<Record<string, string>> {
   );
 }
 
-function isDebianLike(system: Record<string, string>): boolean {
+export function isDebianLike(system: Record<string, string>): boolean {
   return `${system.ID ?? ""} ${system.ID_LIKE ?? ""}`
     .split(" ")
     .some((id) => id === "debian" || id === "ubuntu");
 }
 
-async function aptGet(args: string[]): Promise<void> {
+export async function aptGet(args: string[]): Promise<void> {
   try {
     await run("apt-get", args, {
       env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
@@ -132,12 +137,12 @@ async function aptGet(args: string[]): Promise<void> {
   }
 }
 
-async function onPath(command: string): Promise<boolean> {
+export async function onPath(command: string): Promise<boolean> {
   const found = (process.env.PATH ?? "").split(":").map((folder) => exists(`${folder}/${command}`));
   return (await Promise.all(found)).includes(true);
 }
 
-async function exists(path: string): Promise<boolean> {
+export async function exists(path: string): Promise<boolean> {
   return access(path).then(
     () => true,
     () => false,

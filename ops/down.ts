@@ -3,32 +3,32 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import { labelOf } from "../components/config.ts";
+import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
 import { connect, inventory } from "./daemon.ts";
 import { ensurePulumi } from "./toolchain.ts";
-import { openStack, stackConfig, stateDirectory } from "./workspace.ts";
+import { openStack, releaseDeadLock, stackConfig, stateDirectory, unprotect } from "./workspace.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
 
-interface Resource {
-  readonly urn: string;
-  readonly type: string;
-  protect?: boolean;
-}
-
 async function down(stackName: string, keepData: boolean): Promise<void> {
   const config = stackConfig(stackName);
-  const label = `${config.local.prefix}${stackName}`;
-  const stack = await openStack(stackName, await ensurePulumi(print));
+  const label = labelOf(config, stackName);
+  const local = config.target === "local";
+  if (!local && config.aws?.tier === "prod") {
+    throw new Error(
+      `${stackName} is a production stack: its data is protected, and this command does not take it down. docs/aws.md says how, step by step.`,
+    );
+  }
+  const stack = await openStack(stackName, await ensurePulumi(print, config.target));
   const progress = new Progress(print);
-  const exported = await stack.exportStack();
-  const resources = (exported.deployment as { resources?: Resource[] } | undefined)?.resources ?? [];
-  const data = resources.filter(
-    (resource) => resource.protect === true && resource.type === "docker:index/volume:Volume",
+  if (await releaseDeadLock(stack)) print("  released the lock of an operation that was killed");
+  if (local) await removeLeftovers(stack, label, config, print);
+  const data = await unprotect(
+    stack,
+    (resource) => keepData && resource.type === "docker:index/volume:Volume",
   );
-  const kept = new Set(keepData ? data : []);
-  for (const resource of resources) if (!kept.has(resource)) resource.protect = false;
-  await stack.importStack(exported);
   try {
     await stack.destroy({
       refresh: true,
@@ -41,7 +41,9 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
       cause: error,
     });
   }
-  const left = await inventory(connect(config.local.dockerHost), label);
+  const left = local
+    ? await inventory(connect(config.local.dockerHost), label)
+    : { containers: [], volumes: [], networks: [] };
   const others = [...left.containers.map((c) => c.name), ...left.networks.map((n) => n.name)];
   if (others.length > 0 || (!keepData && left.volumes.length > 0)) {
     throw new Error(`not everything is gone: ${[...others, ...left.volumes].join(", ")}`);

@@ -6,9 +6,11 @@ import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const [major] = process.versions.node.split(".").map(Number);
-if (major < 20) {
-  console.error(`Node ${process.versions.node} is too old: siem-ha needs Node 20 or newer`);
+const oldest = [20, 19, 4];
+const given = process.versions.node.split(".").map(Number);
+const differs = oldest.findIndex((part, index) => part !== given[index]);
+if (differs !== -1 && given[differs] < oldest[differs]) {
+  console.error(`Node ${process.versions.node} is too old: siem-ha needs Node ${oldest.join(".")} or newer`);
   process.exit(1);
 }
 /** npm writes this file last, so it is older than the lock file when an install is due. */

@@ -6,6 +6,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { plan } from "../components/topology.ts";
+import { uuidV7 } from "../services/ingestor/event.ts";
 import { mintToken } from "../services/token.ts";
 import { entry } from "./entry.ts";
 import { ensurePulumi } from "./toolchain.ts";
@@ -26,6 +27,19 @@ export interface SendResult {
   readonly readableSeconds: number;
 }
 
+/** A line of the input: its event has an id of ours, so that a post which is repeated stores the same events. */
+interface Line {
+  /** Counted from 1, with the empty ones, as an editor does. */
+  readonly number: number;
+  readonly json: string;
+}
+
+/** A post is cut here too: the ingestor takes 5 MiB. */
+const maxBodyBytes = 4 * 1024 * 1024;
+const maxTries = 10;
+/** Answers that a repetition can change; whether something was stored does not matter, the ids being the same. */
+const passing: readonly number[] = [429, 502, 503, 504];
+
 /** Posts in flight at once: enough to keep three ingestors busy, few enough not to be a load test. */
 const inFlight = 6;
 
@@ -39,28 +53,45 @@ async function readTotal({ api, token }: SendTarget): Promise<number> {
   return ((await answer.json()) as { total: number }).total;
 }
 
-async function post({ ingest, token }: SendTarget, lines: readonly string[]): Promise<number> {
+async function post({ ingest, token }: SendTarget, lines: readonly Line[]): Promise<number> {
   for (let tries = 1; ; tries++) {
     const answer = await fetch(`${ingest}/v1/events`, {
       method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": "text/plain" },
-      body: lines.join("\n"),
+      headers: { authorization: `Bearer ${token}`, "content-type": "application/x-ndjson" },
+      body: lines.map(({ json }) => json).join("\n"),
       signal: AbortSignal.timeout(60_000),
-    });
-    if (answer.status === 202) return ((await answer.json()) as { accepted: number }).accepted;
-    const text = await answer.text();
-    // Only an answer that says "not taken, come again" is tried again; anything else could double the events.
-    if ((answer.status !== 429 && answer.status !== 503) || tries === 10) {
-      throw new Error(`the ingestor answered ${answer.status}: ${text}`);
+    }).catch((error: Error) => error);
+    if (answer instanceof Error) {
+      if (tries === maxTries)
+        throw new Error(`no answer: ${((answer.cause as Error | undefined) ?? answer).message}`);
+      await sleep(1000);
+      continue;
+    }
+    const text = await answer.text().catch(() => "");
+    if (answer.status === 202) return (JSON.parse(text) as { accepted: number }).accepted;
+    if (!passing.includes(answer.status) || tries === maxTries) {
+      const line = lines[Number(/"line":(\d+)/.exec(text)?.[1]) - 1];
+      const where = line ? ` about line ${line.number} of the input (below, lines are the post's)` : "";
+      throw new Error(`the ingestor answered ${answer.status}${where}: ${text.trim()}`);
     }
     await sleep(1000 * Number(answer.headers.get("retry-after") ?? 1));
   }
 }
 
+/** "3 to 5, 8": the first and last lines of posts. */
+function ranges(posts: readonly (readonly Line[])[]): string {
+  return posts
+    .map((lines) => [lines[0]?.number, lines.at(-1)?.number])
+    .sort(([a = 0], [b = 0]) => a - b)
+    .map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`))
+    .join(", ");
+}
+
 /**
  * Sends every non-empty line. The lines are opened only here: a readline interface that is already reading while
  * something else is awaited loses lines.
- * @throws when a post is refused or an acknowledged event isn't readable in 120 s.
+ * @throws when a post is refused or stays without an answer, naming the lines that are not acknowledged; and when an
+ * acknowledged event isn't readable in 120 s.
  */
 export async function send(
   open: () => AsyncIterable<string> | Iterable<string>,
@@ -73,29 +104,50 @@ export async function send(
   let count = 0;
   let acknowledged = 0;
   const active = new Set<Promise<void>>();
-  const dispatch = async (batch: string[]) => {
+  const failed: Line[][] = [];
+  let failure: Error | undefined;
+  const dispatch = async (lines: Line[]) => {
     if (active.size >= inFlight) await Promise.race(active);
-    const job = post(target, batch).then((accepted) => {
-      acknowledged += accepted;
-      progress(acknowledged);
-      active.delete(job);
-    });
-    // A failure is reported where the jobs are awaited, at the latest at the end.
-    job.catch(() => undefined);
+    if (failure) return;
+    const job = post(target, lines)
+      .then((accepted) => {
+        acknowledged += accepted;
+        progress(acknowledged);
+      })
+      .catch((error: unknown) => {
+        failure ??= error as Error;
+        failed.push(lines);
+      })
+      .finally(() => active.delete(job));
     active.add(job);
+    next = lines.at(-1)!.number + 1;
   };
-  let batch: string[] = [];
-  for await (const line of open()) {
-    if (line.trim() === "") continue;
-    count++;
-    batch.push(line);
-    if (batch.length === batchSize) {
+  let batch: Line[] = [];
+  let bytes = 0;
+  let number = 0;
+  let next = 1;
+  for await (const text of open()) {
+    number++;
+    if (text.trim() === "") continue;
+    const line = { number, json: JSON.stringify({ event_id: uuidV7(new Date()), raw_event: text }) };
+    const size = Buffer.byteLength(line.json) + 1;
+    if (batch.length === batchSize || (batch.length > 0 && bytes + size > maxBodyBytes)) {
       await dispatch(batch);
       batch = [];
+      bytes = 0;
     }
+    if (failure) break;
+    count++;
+    batch.push(line);
+    bytes += size;
   }
   if (batch.length > 0) await dispatch(batch);
   await Promise.all(active);
+  if (failure) {
+    throw new Error(
+      `${failure.message}\n${acknowledged} lines were acknowledged. Lines ${ranges(failed)} were not, though some of them may be stored; nothing from line ${next} on was sent.`,
+    );
+  }
   const sent = Date.now();
   while ((await readTotal(target)) - before < acknowledged) {
     if (Date.now() - sent > 120_000) {

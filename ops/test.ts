@@ -4,8 +4,9 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ensureDocker, ensurePulumi } from "./toolchain.ts";
-import { root } from "./workspace.ts";
+import { ensureCheckers } from "./checkers.ts";
+import { ensureDaemon, ensureDocker, ensurePulumi } from "./toolchain.ts";
+import { root, stackConfig } from "./workspace.ts";
 import { buildImage } from "../images/build.ts";
 import { ownImages } from "../components/images.ts";
 
@@ -60,20 +61,34 @@ function vitest(project: string): void {
 check("types", "tsc", "--noEmit");
 check("lint", "eslint", ".", "--max-warnings", "0");
 check("format", "prettier", "--check", "--log-level", "warn", ".");
+print("\n── toolchain");
+let docker = true;
 try {
-  print("\n── toolchain");
-  await ensurePulumi(print);
-  await ensureDocker(print);
-  for (const name of ownImages) buildImage(name, print);
+  await ensureDaemon(print, stackConfig("test").local.dockerHost);
 } catch (error) {
-  // The tests that need it skip with this as their reason.
-  print(`not everything is here: ${(error as Error).message}`);
+  docker = false;
+  const reason = (error as Error).message;
+  // The tests that need Docker skip with this as their reason.
+  process.env["SIEM_HA_NO_DOCKER"] = reason;
+  print(`tests that need Docker are skipped: ${reason}`);
   if (process.env["CI"] === "true") {
     print("on CI that is a failure");
     total.failed++;
   }
 }
+try {
+  await ensureCheckers(print);
+  await ensurePulumi(print);
+  if (docker) {
+    await ensureDocker(print, stackConfig("test").local.dockerHost);
+    for (const name of ownImages) buildImage(name, print);
+  }
+} catch (error) {
+  print(`FAILED: ${(error as Error).message}`);
+  total.failed++;
+}
 vitest("unit");
+vitest("engine");
 vitest("integration");
 print(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exit(total.failed === 0 ? 0 : 1);

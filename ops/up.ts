@@ -2,14 +2,15 @@
 
 import { createServer } from "node:net";
 import { Command } from "commander";
-import { type Stack } from "@pulumi/pulumi/automation/index.js";
-import { type SiemConfig } from "../components/config.ts";
+import { labelOf, type SiemConfig, topologyOf } from "../components/config.ts";
 import { statsUser } from "../components/render/haproxy.ts";
-import { plan, type Topology } from "../components/topology.ts";
+import { type Topology } from "../components/topology.ts";
+import { buildImage } from "../images/build.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
-import { connect, inventory, localReach } from "./daemon.ts";
+import { connect, inventory, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
+import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
 import { ensureDocker, ensurePulumi } from "./toolchain.ts";
@@ -48,31 +49,29 @@ async function checkPorts(
   }
 }
 
-/** Removes containers that an interrupted `up` made but never recorded: they would block their names for ever. */
-async function removeUnrecorded(stack: Stack, label: string, config: SiemConfig): Promise<void> {
-  const state = await stack.exportStack();
-  const deployment = state.deployment as { resources?: { id?: string }[] } | undefined;
-  const recorded = new Set((deployment?.resources ?? []).map((resource) => resource.id));
-  const docker = connect(config.local.dockerHost);
-  for (const { id, name } of (await inventory(docker, label)).containers) {
-    if (recorded.has(id)) continue;
-    print(`  removed ${name}, left by an interrupted up`);
-    await docker.getContainer(id).remove({ force: true, v: true });
-  }
-}
-
 async function up(stackName: string): Promise<void> {
   const began = Date.now();
   const config = stackConfig(stackName);
-  const topology = plan(config.local);
-  const label = `${config.local.prefix}${stackName}`;
-  await stage("Docker and images", () => ensureDocker(print));
-  const pulumi = await stage("Pulumi", () => ensurePulumi(print));
-  const existing = (await inventory(connect(config.local.dockerHost), label)).containers;
-  await checkPorts(topology, config, new Set(existing.map((container) => container.name)));
+  const topology = topologyOf(config);
+  const label = labelOf(config, stackName);
+  const local = config.target === "local";
+  if (local) {
+    await stage("Docker and images", async () => {
+      await ensureDocker(print, config.local.dockerHost);
+      // The program builds an image when its source changes; one that somebody removed is built here.
+      for (const name of ["api", "ingestor", "keepalived"] as const) {
+        if (name === "keepalived" || config[name].image === undefined) buildImage(name, print);
+      }
+    });
+  }
+  const pulumi = await stage("Pulumi", () => ensurePulumi(print, config.target));
+  if (local) {
+    const existing = (await inventory(connect(config.local.dockerHost), label)).containers;
+    await checkPorts(topology, config, new Set(existing.map((container) => container.name)));
+  }
   const stack = await openStack(stackName, pulumi);
   if (await releaseDeadLock(stack)) print("  released the lock of an up that was killed");
-  await removeUnrecorded(stack, label, config);
+  if (local) await removeLeftovers(stack, label, config, print);
   const progress = new Progress(print);
   await stage("deploy", async () => {
     try {
@@ -87,9 +86,8 @@ async function up(stackName: string): Promise<void> {
   });
   print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);
   const jwtSecret = await readSecret(stack, "jwtSecret");
-  const results = await stage("verify", () =>
-    runChecks({ config, topology, reach: localReach(config.local.dockerHost), jwtSecret }),
-  );
+  const reach = await reachOf(config, stack);
+  const results = await stage("verify", () => runChecks({ config, topology, reach, jwtSecret }));
   print(renderResults(results));
   if (results.some((result) => !result.ok)) {
     throw new Error(
@@ -115,7 +113,7 @@ Or one event, with a token of tenant "demo" that is good for an hour:
 
   TOKEN=${token}
   curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' \\
-    -d 'sshd[1]: Failed password for root from 192.0.2.7 port 4711 ssh2' ${ingest}/v1/events
+    -d 'Dec 10 07:00:01 web-1 sshd[1]: Failed password for root from 192.0.2.7 port 4711 ssh2' ${ingest}/v1/events
   curl -H "Authorization: Bearer $TOKEN" '${api}/v1/events?limit=5'
 `);
 }

@@ -1,9 +1,9 @@
 // `npm run verify`: is everything there, healthy, and does an event get through?
 
 import { Command } from "commander";
-import { plan } from "../components/topology.ts";
+import { topologyOf } from "../components/config.ts";
 import { runChecks } from "./checks.ts";
-import { localReach } from "./daemon.ts";
+import { reachOf } from "./daemon.ts";
 import { renderResults } from "./report.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
@@ -19,12 +19,12 @@ const program = new Command("verify")
       const config = stackConfig(stackName);
       const stack = await openStack(
         stackName,
-        await ensurePulumi((line) => process.stderr.write(`${line}\n`)),
+        await ensurePulumi((line) => process.stderr.write(`${line}\n`), config.target),
       );
       const results = await runChecks({
         config,
-        topology: plan(config.local),
-        reach: localReach(config.local.dockerHost),
+        topology: topologyOf(config),
+        reach: await reachOf(config, stack),
         jwtSecret: await readSecret(stack, "jwtSecret"),
       });
       process.stdout.write(`${json ? JSON.stringify(results, null, 2) : renderResults(results)}\n`);

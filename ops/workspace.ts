@@ -86,6 +86,8 @@ export async function openStack(stackName: string, pulumiCommand?: PulumiCommand
         PULUMI_BACKEND_URL: process.env["PULUMI_BACKEND_URL"] ?? `file://${stateDirectory}`,
         PULUMI_SKIP_UPDATE_CHECK: "true",
         SIEM_HA_ROOT: root,
+        // The ssh there makes one connection a machine, which all others share.
+        PATH: `${join(root, "ops/ssh")}:${process.env["PATH"] ?? ""}`,
         ...passphrase(),
       },
     },
@@ -113,19 +115,67 @@ function alive(pid: number): boolean {
   }
 }
 
+interface Lock {
+  readonly pid: number;
+  readonly hostname: string;
+}
+
+/** Locks on the stack, in a backend of our own. One of the user's own may hold locks of somebody elsewhere. */
+function locksOf(stackName: string): Lock[] {
+  if (process.env["PULUMI_BACKEND_URL"] !== undefined) return [];
+  const directory = join(stateDirectory, ".pulumi/locks/organization", project, stackName);
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory)
+    .filter((name) => name.endsWith(".json"))
+    .map((name) => JSON.parse(readFileSync(join(directory, name), "utf8")) as Lock);
+}
+
 /**
  * Releases the stack's lock when the process that took it, on this machine, is dead: after a kill -9 the engine can't.
- * A backend of the user's own is left alone, because its locks may belong to somebody elsewhere.
+ * @throws when its process lives: two operations at once would take each other's half-made things for leftovers.
  */
 export async function releaseDeadLock(stack: Stack): Promise<boolean> {
-  if (process.env["PULUMI_BACKEND_URL"] !== undefined) return false;
-  const directory = join(stateDirectory, ".pulumi/locks/organization", project, stack.name);
-  const locks = existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith(".json")) : [];
+  const locks = locksOf(stack.name);
   if (locks.length === 0) return false;
-  for (const name of locks) {
-    const lock = JSON.parse(readFileSync(join(directory, name), "utf8")) as { pid: number; hostname: string };
-    if (lock.hostname !== hostname() || alive(lock.pid)) return false;
+  for (const lock of locks) {
+    if (lock.hostname !== hostname() || alive(lock.pid)) {
+      throw new Error(
+        `Another operation on the stack ${stack.name} is at work (process ${lock.pid} on ${lock.hostname}). Wait until it is done; if there is no such process any more: pulumi cancel -s ${stack.name}`,
+      );
+    }
   }
   await stack.cancel();
   return true;
+}
+
+interface Resource {
+  readonly urn: string;
+  readonly type: string;
+  readonly id?: string;
+  readonly inputs?: { readonly name?: string };
+  protect?: boolean;
+}
+
+interface Deployment {
+  readonly resources?: Resource[];
+  readonly pending_operations?: { readonly resource: Resource; readonly type: string }[];
+}
+
+/** What the state holds, and what an interrupted operation had begun. */
+export async function recorded(stack: Stack): Promise<Required<Deployment>> {
+  const deployment = (await stack.exportStack()).deployment as Deployment | undefined;
+  return {
+    resources: deployment?.resources ?? [],
+    pending_operations: deployment?.pending_operations ?? [],
+  };
+}
+
+/** Lifts the protection of all resources but those to keep, and gives back the kept ones. */
+export async function unprotect(stack: Stack, keep: (resource: Resource) => boolean): Promise<Resource[]> {
+  const exported = await stack.exportStack();
+  const resources = (exported.deployment as Deployment | undefined)?.resources ?? [];
+  const kept = resources.filter((resource) => resource.protect === true && keep(resource));
+  for (const resource of resources) if (!kept.includes(resource)) resource.protect = false;
+  await stack.importStack(exported);
+  return kept;
 }

@@ -1,21 +1,25 @@
 // The pair that holds the VIP: HAProxy and Keepalived on lb-node-1 and lb-node-2.
 
-import * as command from "@pulumi/command";
+import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { guest, volume } from "../host/guest.ts";
-import { dockerOn, type Nodes, reach } from "../host/host.ts";
+import { dockerOn, type Nodes } from "../host/host.ts";
+import { script } from "../host/script.ts";
 import { publicImages } from "../images.ts";
 import { ports } from "../ports.ts";
 import { renderHaproxy, renderStatsUsers } from "../render/haproxy.ts";
 import { renderKeepalived } from "../render/keepalived.ts";
-import { names, type Replica, type Topology } from "../topology.ts";
+import { names, type Node, type Replica, type Topology } from "../topology.ts";
+import { type Keeper } from "./overlay.ts";
 import { gate } from "../services/gate.ts";
 
 export interface LoadBalancersArgs {
   readonly topology: Topology;
   readonly nodes: Nodes;
   readonly statsPassword: pulumi.Output<string>;
+  /** What makes routes follow the address, in the Keepalived container. @default the network follows it (ARP) */
+  readonly keeper?: (node: Node) => Keeper;
   readonly after: readonly pulumi.Resource[];
 }
 
@@ -81,11 +85,13 @@ export class LoadBalancers extends pulumi.ComponentResource {
         { host, volumeName: `${replica.name}-config`, keep: false },
         { parent: this },
       );
-      const config = new command.local.Command(
+      const config = script(
         `${replica.alias}-config`,
         {
-          create: store.name.apply((volumeName) => renderConfigWriter(replica, volumeName, host.stack)),
-          environment: { ...reach(nodes, [replica.node]), HAPROXY_CFG: renderHaproxy(topology) },
+          nodes,
+          uses: [replica.node],
+          shell: store.name.apply((volumeName) => renderConfigWriter(replica, volumeName, host.stack)),
+          environment: { HAPROXY_CFG: renderHaproxy(topology) },
           stdin: args.statsPassword.apply(renderStatsUsers),
           // A new, empty volume and a new image must get the files too.
           triggers: [store.id, host.image("haproxy")],
@@ -108,6 +114,7 @@ export class LoadBalancers extends pulumi.ComponentResource {
         },
         { parent: this, dependsOn: [config] },
       );
+      const routes = args.keeper?.(replica.node);
       const keepalived = guest(
         keeper.alias,
         {
@@ -116,12 +123,15 @@ export class LoadBalancers extends pulumi.ComponentResource {
           containerName: keeper.name,
           image: host.ownImage("keepalived"),
           files: {
-            "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper, place.networkInterface),
+            "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper, place.networkInterface, {
+              keeper: routes !== undefined,
+            }),
+            ...routes?.files,
           },
           tmpfs: { "/run": "rw,mode=0755" },
           // SETGID: Keepalived drops groups before its check script, and without the right the check never runs.
-          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"],
-          memoryMb: 64,
+          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", ...(routes?.capabilities ?? [])],
+          memoryMb: routes?.memoryMb ?? 64,
           liveness: ["ip", "link", "show", place.networkInterface],
           graceSeconds: 10,
         },

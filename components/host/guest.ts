@@ -86,16 +86,17 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
 }
 
 /**
- * Ties a resource to its host: it is made through the host's daemon, it is gone when the machine is (nobody tries to
- * delete it from a dead one), and a new machine gets it again.
+ * Ties a resource to its host: it is made through the host's daemon; it is gone when the machine is, and nobody tries
+ * to delete it from a dead one; and a machine that is replaced gets it again. All three are needed: `deletedWith`
+ * knows nothing of replacements, `replaceWith` only of the machine's own, and the trigger catches the rest.
  */
 export function tiedTo(
   host: Host,
-): Pick<pulumi.CustomResourceOptions, "provider" | "deletedWith" | "replacementTrigger"> {
+): Pick<pulumi.CustomResourceOptions, "provider" | "deletedWith" | "replaceWith" | "replacementTrigger"> {
   const { provider, machine } = host;
   return machine === undefined
     ? { provider }
-    : { provider, deletedWith: machine, replacementTrigger: machine.id };
+    : { provider, deletedWith: machine, replaceWith: [machine], replacementTrigger: machine.id };
 }
 
 /**

@@ -21,7 +21,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
   readonly environment = {};
   readonly stack: string;
   readonly #public: Record<keyof typeof publicImages, docker.RemoteImage>;
-  readonly #own: Record<OwnImage, pulumi.Output<string>>;
+  readonly #own: Partial<Record<OwnImage, pulumi.Output<string>>>;
 
   constructor(name: string, args: LocalHostArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:host:Local", name, {}, opts);
@@ -60,7 +60,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
   }
 
   ownImage(name: OwnImage): pulumi.Output<string> {
-    return this.#own[name];
+    return (this.#own[name] ??= this.#build(name, undefined));
   }
 
   #build(name: OwnImage, replacement: string | undefined): pulumi.Output<string> {
@@ -74,7 +74,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
     // The tag is a hash of all that goes in, so an unchanged source is an unchanged tag, and no build.
     const tag = imageTag(name);
     const build = new command.local.Command(
-      `image-${name}`,
+      `build-${name}`,
       {
         // The engine does not always run in the project directory; ops/workspace.ts says where that is.
         create: `cd "\${SIEM_HA_ROOT:-.}" && node --import tsx images/build.ts ${name}`,
@@ -83,6 +83,11 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
       },
       { parent: this },
     );
-    return pulumi.all([build.id]).apply(() => tag);
+    // By id like every image: Docker reports containers with ids, and a name looks like a change after a refresh.
+    return new docker.RemoteImage(
+      `image-${name}`,
+      { name: tag, keepLocally: true },
+      { parent: this, provider: this.provider, dependsOn: [build] },
+    ).imageId;
   }
 }

@@ -29,9 +29,9 @@ export interface AddressPlan {
   readonly public: readonly string[];
   readonly private: readonly string[];
   /** Blocks of a zone's private subnet from which AWS must not take addresses for things of its own. */
-  reserved(zone: number): readonly string[];
+  readonly reserved: (zone: number) => readonly string[];
   /** Address of a zone's machine of this role. */
-  address(role: Role, zone: number): string;
+  readonly address: (role: Role, zone: number) => string;
 }
 
 /** The plan for a range that {@link addressProblems} found nothing wrong with. */

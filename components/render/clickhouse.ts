@@ -214,8 +214,12 @@ export function renderMigration(topology: Topology): string {
 migrate() {
   replica=$1
   shift
-  [ "$("$@" exec "$replica" clickhouse-client --query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")" = 1 ] || return 0
-  "$@" exec "$replica" clickhouse-client --query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE event_id NOT IN (SELECT event_id FROM ${target})"
+  # On a line of its own: a server that doesn't answer must fail the script, not look like one without the table.
+  found=$("$@" exec "$replica" clickhouse-client --query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")
+  [ "$found" = 1 ] || return 0
+  # What the replica before has moved must be here before it is compared.
+  "$@" exec "$replica" clickhouse-client --query "SYSTEM SYNC REPLICA ${target}"
+  "$@" exec "$replica" clickhouse-client --query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE (tenant_id, event_id) NOT IN (SELECT tenant_id, event_id FROM ${target})"
   "$@" exec "$replica" clickhouse-client --query "RENAME TABLE ${database}.events TO ${database}.events_migrated"
   echo "$replica: ${database}.events is now in ${target}; the old table is kept as ${database}.events_migrated"
 }

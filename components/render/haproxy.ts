@@ -32,7 +32,6 @@ defaults
     option redispatch
     option idle-close-on-response
     retries 3
-    retry-on conn-failure empty-response
     timeout connect 2s
     timeout client 50s
     timeout server 50s
@@ -51,14 +50,21 @@ frontend siem_ingestor
 
 backend siem_api_backend
     balance roundrobin
+    # Only reads come here, so an answer that never came may be asked for again.
+    retry-on conn-failure empty-response
     option httpchk GET /v1/health
     http-check expect status 200
+    http-check disable-on-404
 ${servers("api", topology.api)}
 
 backend siem_ingestor_backend
     balance leastconn
+    # A post is sent once: only one that reached no server goes to another.
+    retry-on conn-failure
     option httpchk GET /health
     http-check expect status 200
+    # A server that stops answers 404: it gets no new posts, and finishes the ones it has.
+    http-check disable-on-404
 ${servers("ingestor", topology.ingestor)}
 
 frontend stats

@@ -110,6 +110,10 @@ ${peers.map((peer) => `        ${peer.node.address}`).join("\n")}
 export interface KeeperSettings {
   /** This node's name; it is the lease's holder by this name. */
   readonly node: string;
+  /** Settles who keeps the address if two nodes claim it and the witness can't be asked. */
+  readonly rank: "first" | "later";
+  /** This node's own address. */
+  readonly address: string;
   readonly vip: string;
   /** Addresses of the other nodes that may hold the address. */
   readonly peers: readonly string[];
@@ -137,6 +141,8 @@ export interface KeeperSettings {
 export function renderKeeperSettings(settings: KeeperSettings): string {
   const values = {
     NODE: settings.node,
+    RANK: settings.rank,
+    ADDRESS: settings.address,
     VIP: settings.vip,
     PEERS: settings.peers.join(" "),
     KEEPER_PORT: String(settings.port),

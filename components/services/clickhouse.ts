@@ -1,10 +1,11 @@
 // The ClickHouse replicas, the schema on them, and the feed from Kafka.
 
-import * as command from "@pulumi/command";
+import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { guest, volume } from "../host/guest.ts";
-import { dockerOn, type Nodes, reach } from "../host/host.ts";
+import { dockerOn, type Nodes } from "../host/host.ts";
+import { script } from "../host/script.ts";
 import { ports } from "../ports.ts";
 import {
   renderClickhouseClient,
@@ -110,30 +111,23 @@ export class ClickHouse extends pulumi.ComponentResource {
       },
       { parent: this },
     );
-    const schema = new command.local.Command(
+    const uses = topology.clickhouse.map((replica) => replica.node);
+    const schema = script(
       `${name}-schema`,
       {
-        create: `${topology.clickhouse.map((replica) => onceOn(replica, "clickhouse-client --multiquery")).join("\n")}
+        nodes,
+        uses,
+        shell: `${topology.clickhouse.map((replica) => onceOn(replica, "clickhouse-client --multiquery")).join("\n")}
 echo "no ClickHouse replica is running" >&2
 exit 1
 `,
         stdin: renderSchema(topology),
-        environment: reach(
-          nodes,
-          topology.clickhouse.map((replica) => replica.node),
-        ),
       },
       { parent: this, dependsOn: [formed, args.feed] },
     );
-    this.ready = new command.local.Command(
+    this.ready = script(
       `${name}-migration`,
-      {
-        create: renderMigration(topology),
-        environment: reach(
-          nodes,
-          topology.clickhouse.map((replica) => replica.node),
-        ),
-      },
+      { nodes, uses, shell: renderMigration(topology) },
       { parent: this, dependsOn: [schema] },
     );
     this.registerOutputs();

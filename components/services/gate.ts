@@ -1,9 +1,10 @@
 // Gates: what `up` waits for before it touches the next replica, or says that a service is ready.
 
-import * as command from "@pulumi/command";
+import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
-import * as pulumi from "@pulumi/pulumi";
-import { dockerOn, type Nodes, reach } from "../host/host.ts";
+import type * as pulumi from "@pulumi/pulumi";
+import { dockerOn, type Nodes } from "../host/host.ts";
+import { script } from "../host/script.ts";
 import { type Node, type Replica } from "../topology.ts";
 
 export interface GateArgs {
@@ -47,11 +48,12 @@ export function gate(
   args: GateArgs,
   opts: pulumi.CustomResourceOptions,
 ): command.local.Command {
-  return new command.local.Command(
+  return script(
     name,
     {
-      create: renderGate(args),
-      environment: reach(args.nodes, args.next === undefined ? args.asks : [...args.asks, args.next.node]),
+      nodes: args.nodes,
+      uses: args.next === undefined ? args.asks : [...args.asks, args.next.node],
+      shell: renderGate(args),
       triggers: args.containers.map((container) => container.id),
     },
     opts,

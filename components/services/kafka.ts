@@ -1,11 +1,12 @@
 // The Kafka cluster and its topics.
 
-import * as command from "@pulumi/command";
+import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { type SiemConfig } from "../config.ts";
 import { guest, volume } from "../host/guest.ts";
-import { dockerOn, type Nodes, reach } from "../host/host.ts";
+import { dockerOn, type Nodes } from "../host/host.ts";
+import { script } from "../host/script.ts";
 import { ports } from "../ports.ts";
 import { renderKafka, renderTopics } from "../render/kafka.ts";
 import { type Replica, type Topology } from "../topology.ts";
@@ -19,9 +20,16 @@ export interface KafkaArgs {
   readonly after: pulumi.Resource;
 }
 
-/** Shell: no partition in the cluster lacks a replica. Anything printed is an under-replicated partition. */
+/**
+ * Shell: this broker is in sync in every partition that it has a copy of. Anything printed is a partition where it
+ * lags. Another broker's absence doesn't count: its own replacement may be what heals it, and comes later.
+ */
 export function kafkaInSyncProbe(replica: Replica): string {
-  return `out=$(${dockerOn(replica.node)} exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${replica.name} kafka-topics --bootstrap-server localhost:${ports.kafka.number} --describe --under-replicated-partitions) && { [ -z "$out" ] || { printf '%s' "$out"; false; }; }`;
+  const docker = dockerOn(replica.node);
+  const list = `kafka-topics --bootstrap-server localhost:${ports.kafka.number} --describe --under-replicated-partitions`;
+  // Lines end in "Replicas: 1,2,3  Isr: 1,2": broker ids are the slots.
+  const lags = `awk '{ r = ""; s = ""; for (i = 1; i < NF; i++) { if ($i == "Replicas:") r = "," $(i + 1) ","; if ($i == "Isr:") s = "," $(i + 1) "," } if (r ~ /,${replica.slot},/ && s !~ /,${replica.slot},/) print }'`;
+  return `out=$(${docker} exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${replica.name} ${list}) && out=$(printf '%s\\n' "$out" | ${lags}) && { [ -z "$out" ] || { printf '%s' "$out"; false; }; }`;
 }
 
 /** Shell: the broker takes connections. */
@@ -93,18 +101,16 @@ export class Kafka extends pulumi.ComponentResource {
       },
       { parent: this },
     );
-    this.ready = new command.local.Command(
+    this.ready = script(
       `${name}-topics`,
       {
-        create: `${topology.kafka.map((broker) => onceOn(broker, "sh -s")).join("\n")}
+        nodes,
+        uses: topology.kafka.map((replica) => replica.node),
+        shell: `${topology.kafka.map((broker) => onceOn(broker, "sh -s")).join("\n")}
 echo "no Kafka broker is running" >&2
 exit 1
 `,
         stdin: renderTopics(config),
-        environment: reach(
-          nodes,
-          topology.kafka.map((replica) => replica.node),
-        ),
       },
       { parent: this, dependsOn: [formed] },
     );

@@ -19,9 +19,9 @@ virtual_addresses() {
 }
 
 release() {
-  local address index device label cidr
+  local address device cidr
   for address in $(virtual_addresses); do
-    while read -r index device label cidr _; do
+    while read -r _ device _ cidr _; do
       echo "keepalived: taking $cidr off $device ($1)"
       ip address delete "$cidr" dev "$device"
     done < <(ip -o -4 address show to "$address/32")
@@ -31,6 +31,19 @@ release() {
 # Left by a predecessor that was killed: the pid files make Keepalived restart for ever, the address would stand twice.
 rm -f /run/keepalived.pid /run/keepalived/*.pid /run/vrrp.pid /run/checkers.pid
 release "left by a predecessor"
+
+# Where the address has routes and a witness, its keeper runs beside Keepalived, as the one account that may ask for
+# the machine's credentials. The file through which it makes Keepalived let go has to be there first.
+if [[ -r /etc/siem-ha/vip.conf ]]; then
+  as_vip() { setpriv --reuid vip --regid vip --clear-groups --inh-caps=-all -- "$@"; }
+  install -d -m 1777 /run/vip
+  as_vip sh -c 'echo 0 > /run/vip/let-go'
+  while :; do
+    as_vip vip-keeper
+    echo "keepalived: the keeper of the address ended with $?; it is started again" >&2
+    sleep 1
+  done &
+fi
 
 keepalived -n -l -D -P -f "$config" "$@" &
 child=$!

@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { requireScope, type TenantId, tenantOf } from "../common/auth.ts";
-import { createServer, HttpError, type Lifecycle } from "../common/http.ts";
+import { createServer, healthCode, HttpError, type Lifecycle } from "../common/http.ts";
 import { type Range, select, type Select } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
 
@@ -42,11 +42,11 @@ const time = z
     { error: "must be unix seconds or ISO 8601 with a time zone, like 2030-01-31T12:00:00Z" },
   )
   .optional();
-const text = z
+const unicode = z
   .string()
   .max(1024)
-  .refine((value) => !/\p{Surrogate}/u.test(value), { error: "is not valid Unicode" })
-  .optional();
+  .refine((value) => !/\p{Surrogate}/u.test(value), { error: "is not valid Unicode" });
+const text = unicode.optional();
 const range = { from: time, to: time };
 const page = {
   ...range,
@@ -73,7 +73,7 @@ const eventsQuery = z.strictObject({
 const alertsQuery = z.strictObject({ ...page, source_ip: text, rule: text, severity: text, event_id: text });
 const statsQuery = z.strictObject(range);
 /** Where a page ended, and the range it was cut from, so that "the last 24 h" doesn't move between pages. */
-const cursorSchema = z.tuple([second, z.string().max(256), second, second]);
+const cursorSchema = z.tuple([second, unicode, second, second]);
 
 const eventColumns = [
   "event_id",
@@ -146,7 +146,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
 
   app.get("/v1/health", async (_request, reply) => {
     const status = lifecycle.draining ? "draining" : (await reader.ping()) ? "ok" : "database_unreachable";
-    return reply.code(status === "ok" ? 200 : 503).send({ status });
+    return reply.code(healthCode(status)).send({ status });
   });
 
   app.get("/v1/events", protect, async (request) => {

@@ -25,10 +25,18 @@ export class HttpError extends Error {
   }
 }
 
-/** Set before a stop: health turns to 503 while requests are still served. */
+/** Set before a stop: health turns to 404 while requests are still served. */
 export interface Lifecycle {
   draining: boolean;
 }
+
+/** What a health check answers: 404 asks the load balancer for no new requests, 503 also ends the running ones. */
+export function healthCode(status: "ok" | "draining" | "kafka_unreachable" | "database_unreachable"): number {
+  return status === "ok" ? 200 : status === "draining" ? 404 : 503;
+}
+
+/** How many requests of a server are not answered yet. */
+const unanswered = new WeakMap<FastifyInstance, { count: number }>();
 
 const frameworkMessages: Readonly<Record<string, string>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: "the body is larger than 5 MiB; split it into several posts",
@@ -41,6 +49,13 @@ export function createServer(lifecycle: Lifecycle, quiet = false): FastifyInstan
     bodyLimit: 5 * 1024 * 1024,
     forceCloseConnections: "idle",
     requestTimeout: 30_000,
+  });
+  const open = { count: 0 };
+  unanswered.set(app, open);
+  app.addHook("onRequest", async (_request, reply) => {
+    open.count++;
+    // Comes once, whether the answer went out or the client went away.
+    reply.raw.once("close", () => open.count--);
   });
   app.setErrorHandler((error: FastifyError | HttpError, request, reply) => {
     if (error instanceof HttpError) {
@@ -76,12 +91,12 @@ export function createServer(lifecycle: Lifecycle, quiet = false): FastifyInstan
   return app;
 }
 
-/** Time for the load balancer to see the 503 before connections are refused. */
+/** Time for the load balancer to see the 404 and send no more requests. */
 const noticeMs = 2_000;
 /** Docker's and the operators' patience is 10 s; this ends before. */
 const hardStopMs = 9_500;
 
-/** Listens, and on SIGTERM or SIGINT drains: health 503, a pause, the last requests, `finish`, exit 0. */
+/** Listens, and on SIGTERM or SIGINT drains: health 404, a pause, the last requests, `finish`, exit 0. */
 export async function serve(
   app: FastifyInstance,
   address: { host: string; port: number },
@@ -95,6 +110,9 @@ export async function serve(
     onDraining();
     setTimeout(() => process.exit(1), hardStopMs).unref();
     await sleep(noticeMs);
+    // Until the last answer the health check must go on: refused, it would mark the server as down, and HAProxy
+    // cuts the requests of a server that is down.
+    while ((unanswered.get(app)?.count ?? 0) > 0) await sleep(50);
     await app.close();
     await finish();
     process.exit(0);

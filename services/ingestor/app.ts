@@ -2,10 +2,11 @@
 
 import type { FastifyInstance } from "fastify";
 import { requireScope, tenantOf } from "../common/auth.ts";
-import { createServer, HttpError, type Lifecycle } from "../common/http.ts";
+import { createServer, healthCode, HttpError, type Lifecycle } from "../common/http.ts";
 import { Batcher, type Message, type Publish } from "./batch.ts";
 import { mediaTypes, parseBody, type MediaType } from "./body.ts";
-import { alertId, type SiemEvent } from "./event.ts";
+import { alertId, eventColumns, type SiemEvent } from "./event.ts";
+import { type Columns, toRow } from "./row.ts";
 import { type Finding, type Rule, RuleEngine } from "./rules.ts";
 
 export interface IngestorOptions {
@@ -21,6 +22,17 @@ export interface IngestorOptions {
   readonly quiet?: boolean;
 }
 
+const alertColumns = {
+  alert_id: "String",
+  tenant_id: "String",
+  event_id: "String",
+  event_timestamp: "UInt32",
+  source_ip: "String",
+  rule: "String",
+  severity: "String",
+  summary: "String",
+} as const satisfies Columns;
+
 /** The ingestor as a server that doesn't listen yet. */
 export function createIngestor(options: IngestorOptions): FastifyInstance {
   const { publisher, lifecycle } = options;
@@ -34,7 +46,7 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
 
   app.get("/health", async (_request, reply) => {
     const status = lifecycle.draining ? "draining" : publisher.connected ? "ok" : "kafka_unreachable";
-    return reply.code(status === "ok" ? 200 : 503).send({ status });
+    return reply.code(healthCode(status)).send({ status });
   });
 
   app.post(
@@ -53,7 +65,8 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
       const messages = events.flatMap((event) => {
         const finding = engine.find(event);
         if (finding) event.is_threat = 1;
-        const message = toMessage(options.eventsTopic, event.event_id, event);
+        const value = toRow(eventColumns, event);
+        const message = { topic: options.eventsTopic, key: event.event_id, value };
         return finding ? [message, alertMessage(options.alertsTopic, event, finding)] : [message];
       });
       try {
@@ -69,20 +82,10 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
   return app;
 }
 
-function toMessage(topic: string, key: string, value: object): Message {
-  return { topic, key, value: JSON.stringify(value) };
-}
-
 function alertMessage(topic: string, event: SiemEvent, finding: Finding): Message {
-  const alert_id = alertId(event, finding.id);
-  return toMessage(topic, alert_id, {
-    alert_id,
-    tenant_id: event.tenant_id,
-    event_id: event.event_id,
-    event_timestamp: event.event_timestamp,
-    source_ip: event.source_ip,
-    rule: finding.id,
-    severity: finding.severity,
-    summary: finding.summary,
-  });
+  const { tenant_id, event_id, event_timestamp, source_ip } = event;
+  const { id: rule, severity, summary } = finding;
+  const alert_id = alertId(event, rule);
+  const alert = { alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary };
+  return { topic, key: alert_id, value: toRow(alertColumns, alert) };
 }

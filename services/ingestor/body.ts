@@ -5,8 +5,6 @@ import { HttpError } from "../common/http.ts";
 import { eventFromJson, eventFromLine, InvalidEvent, type SiemEvent } from "./event.ts";
 
 const maxEvents = 10_000;
-/** Fits into one batch for Kafka, and keeps a page of the API readable. */
-const maxEventBytes = 256 * 1024;
 /** The media types `POST /v1/events` takes. */
 export const mediaTypes = ["application/json", "application/x-ndjson", "text/plain"] as const;
 export type MediaType = (typeof mediaTypes)[number];
@@ -30,25 +28,15 @@ export function parseBody(type: MediaType, body: Buffer, tenant: TenantId, now: 
   }
   return entries.map(({ line, value }) => {
     try {
-      if (type === "text/plain") return checkSize(eventFromLine(value as string, tenant, now));
+      if (type === "text/plain") return eventFromLine(value as string, tenant, now);
       const json: unknown = type === "application/json" ? value : parseJson(value as string, line);
-      return checkSize(eventFromJson(json, tenant, now));
+      return eventFromJson(json, tenant, now);
     } catch (error) {
       if (!(error instanceof InvalidEvent)) throw error;
       const { field, message } = error;
       throw new HttpError(400, "invalid_event", `line ${line}, field ${field}: ${message}`, { line, field });
     }
   });
-}
-
-function checkSize(event: SiemEvent): SiemEvent {
-  // A character takes at most six bytes of JSON, so only long events need to be measured.
-  const bytes = event.raw_event.length < maxEventBytes / 8 ? 0 : Buffer.byteLength(JSON.stringify(event));
-  if (bytes <= maxEventBytes) return event;
-  throw new InvalidEvent(
-    "raw_event",
-    `the event has ${bytes} bytes as JSON; at most ${maxEventBytes} are allowed`,
-  );
 }
 
 function decode(body: Buffer, fatal: boolean): string {

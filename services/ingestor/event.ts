@@ -1,10 +1,11 @@
 // What an event is, and how one is made from what a client sent: JSON fields or a log line.
 
 import { createHash, randomBytes } from "node:crypto";
-import { isIP } from "node:net";
+import { toUSVString } from "node:util";
 import { z } from "zod";
 import type { TenantId } from "../common/auth.ts";
-import { parseLine } from "./logline.ts";
+import { acceptedTimes, isAddress, parseLine } from "./logline.ts";
+import type { Columns } from "./row.ts";
 
 /** The columns of the events table, in its order. */
 export interface SiemEvent {
@@ -21,7 +22,26 @@ export interface SiemEvent {
   is_threat: 0 | 1;
 }
 
-const label = z.string().max(128);
+/** The events table, as its feed reads it. */
+export const eventColumns = {
+  event_id: "String",
+  tenant_id: "String",
+  event_timestamp: "UInt32",
+  source_ip: "String",
+  source_type: "String",
+  raw_event: "String",
+  event_category: "String",
+  event_outcome: "String",
+  event_action: "String",
+  is_threat: "UInt8",
+} as const satisfies Columns & Record<keyof SiemEvent, unknown>;
+
+/** Fits into one batch for Kafka, and keeps a page of the API readable. */
+export const maxEventBytes = 256 * 1024;
+export const maxLabelLength = 128;
+
+// Half of a surrogate pair is no character, but the rest of the text may matter: it is kept, with U+FFFD instead.
+const label = z.string().max(maxLabelLength).transform(toUSVString);
 const timestamp = z.union([
   z.int().min(0).max(0xffffffff),
   z.iso
@@ -45,10 +65,10 @@ const inputSchema = z.strictObject({
     .optional(),
   source_ip: z
     .string()
-    .refine((ip) => ip === "" || isIP(ip) > 0, message("must be an IPv4 or IPv6 address"))
+    .refine((ip) => ip === "" || isAddress(ip), message("must be an IPv4 or IPv6 address"))
     .optional(),
   source_type: label.optional(),
-  raw_event: z.string().optional(),
+  raw_event: z.string().transform(toUSVString).optional(),
   event_category: label.optional(),
   event_outcome: z.enum(["success", "failure", "unknown"]).optional(),
   event_action: label.optional(),
@@ -77,14 +97,48 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
   }
   const given = result.data;
   if (Object.keys(given).length === 0) throw new InvalidEvent("(event)", "must have at least one field");
-  const event = eventFromLine(given.raw_event ?? "", tenant, now);
+  const { from, to } = acceptedTimes(now);
+  if (given.event_timestamp !== undefined && (given.event_timestamp < from || given.event_timestamp > to)) {
+    const [oldest, newest] = [from, to].map((at) => new Date(at * 1000).toISOString());
+    throw new InvalidEvent(
+      "event_timestamp",
+      `is ${new Date(given.event_timestamp * 1000).toISOString()}; events are taken from 5 years back to 1 day ahead, now ${oldest} to ${newest}`,
+    );
+  }
+  const line = given.raw_event ?? "";
   // Only what the client left out is taken from the line; JSON without raw_event is its own raw event.
-  return { ...event, raw_event: JSON.stringify(value), ...given, tenant_id: tenant };
+  return limited({
+    ...readLine(line, tenant, now),
+    ...given,
+    raw_event: given.raw_event ?? JSON.stringify(value),
+    tenant_id: tenant,
+  });
 }
 
 /** An event from one log line. */
 export function eventFromLine(line: string, tenant: TenantId, now: Date): SiemEvent {
+  return limited(readLine(line, tenant, now));
+}
+
+function readLine(line: string, tenant: TenantId, now: Date): SiemEvent {
+  // Before it is parsed: what will be refused needs no work.
+  if (line.length > maxEventBytes) throw tooLarge(line);
   return { event_id: uuidV7(now), tenant_id: tenant, raw_event: line, is_threat: 0, ...parseLine(line, now) };
+}
+
+function limited(event: SiemEvent): SiemEvent {
+  // A character takes at most six bytes of JSON and the other fields are short, so only long events are measured.
+  if (event.raw_event.length < maxEventBytes / 8) return event;
+  if (Buffer.byteLength(JSON.stringify(event)) > maxEventBytes) throw tooLarge(event);
+  return event;
+}
+
+function tooLarge(event: SiemEvent | string): InvalidEvent {
+  const bytes = Buffer.byteLength(JSON.stringify(event));
+  return new InvalidEvent(
+    "raw_event",
+    `the event has ${bytes} bytes as JSON; at most ${maxEventBytes} are allowed`,
+  );
 }
 
 /** A UUID that sorts by time (RFC 9562, version 7). */

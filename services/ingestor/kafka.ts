@@ -8,6 +8,8 @@ export interface KafkaOptions {
   readonly brokers: readonly string[];
   readonly topics: readonly string[];
   readonly warn: (details: object, message: string) => void;
+  /** @default a producer of the library */
+  readonly createProducer?: () => KafkaProducer;
 }
 
 /** A killed broker stalls its partitions for about ZooKeeper's session timeout; requests wait that long. */
@@ -20,12 +22,14 @@ const refreshMs = 2_000;
 const tolerated = 3;
 
 type StringProducer = Producer<string, string, string, string>;
+/** What the publisher needs of the library's producer. */
+export type KafkaProducer = Pick<StringProducer, "send" | "metadata" | "close">;
 type Placed = Message & { readonly partition: number };
 
 /** Publishes to fixed topics. Retries are ours: the library's own go to the broker they first knew. */
 export class KafkaPublisher {
   readonly #options: KafkaOptions;
-  #producer: StringProducer;
+  #producer: KafkaProducer;
   #metadata: ClusterMetadata | undefined;
   #failures = tolerated;
   #stopped = false;
@@ -87,7 +91,8 @@ export class KafkaPublisher {
     await new Promise<void>((resolve) => this.#producer.close(true, () => resolve()));
   }
 
-  #create(): StringProducer {
+  #create(): KafkaProducer {
+    if (this.#options.createProducer) return this.#options.createProducer();
     return new Producer({
       clientId: "siem-ingestor",
       bootstrapBrokers: [...this.#options.brokers],
@@ -101,7 +106,7 @@ export class KafkaPublisher {
     });
   }
 
-  #renew(old: StringProducer): void {
+  #renew(old: KafkaProducer): void {
     if (old !== this.#producer || this.#stopped) return;
     this.#producer = this.#create();
     old.close(true, () => {});

@@ -3,6 +3,25 @@
 import { isIP } from "node:net";
 import type { SiemEvent } from "./event.ts";
 
+/**
+ * Oldest event that is taken. ClickHouse makes a partition of every month and refuses rows of more than 100 at once;
+ * it would then read the same rows again for ever, and nothing after them.
+ */
+const maxAgeSeconds = 5 * 366 * 24 * 3600;
+/** Senders' clocks and zones run ahead of ours by up to a day. */
+const maxAheadSeconds = 24 * 3600;
+
+/** The times that events may have, in unix seconds. */
+export function acceptedTimes(now: Date): { readonly from: number; readonly to: number } {
+  const present = seconds(now.getTime());
+  return { from: present - maxAgeSeconds, to: present + maxAheadSeconds };
+}
+
+/** Whether a text is an address; the longest one has 45 characters, but a zone after it could have any number. */
+export function isAddress(text: string): boolean {
+  return text.length <= 45 && isIP(text) > 0;
+}
+
 type Outcome = "success" | "failure" | "unknown";
 /** The fields that a log line can tell. */
 export type LineFields = Pick<
@@ -18,6 +37,8 @@ const accessLine =
   /^(\S+) \S+ .*?\[(\d\d)\/([A-Z][a-z]{2})\/(\d{4}):(\d\d:\d\d:\d\d) ([+-]\d\d)(\d\d)\] "((?:[^"\\]|\\.)*)" (\d{3}) (?:\d+|-)(?: |$)/;
 
 // Patterns are anchored: user names are the attacker's to choose and could look like any message.
+// Their work grows with the line's length and no faster: where one unbounded part follows another, the first ends at
+// a character that the second can't start over from. A lazy `.*?` before `\S+` would try every pair of places.
 const sshd: readonly Pattern[] = [
   [/^Failed password for .* from (?<ip>\S+) port \d+/, "failed_password", "failure"],
   [/^Failed \S+ for invalid user .* from (?<ip>\S+) port \d+/, "invalid_user", "failure"],
@@ -38,10 +59,11 @@ const sshd: readonly Pattern[] = [
   [/^pam_unix\(sshd:session\): session closed/, "session_closed", "success"],
   [/^(?:error: )?Received disconnect from (?<ip>[\da-fA-F.:]*[\da-fA-F])/, "disconnect", "unknown"],
   [
-    /^(?:Connection (?:closed|reset) by|Disconnected from) .*?(?<ip>\S+)(?: port \d+)?(?: \[preauth\])?$/,
+    /^(?:Connection (?:closed|reset) by|Disconnected from) (?:.* )?(?<ip>[\da-fA-F]*[.:][\da-fA-F.:]*(?:%\w+)?)(?: port \d+)?(?: \[preauth\])?$/,
     "disconnect",
     "unknown",
   ],
+  [/^(?:Connection (?:closed|reset) by|Disconnected from) /, "disconnect", "unknown"],
   [/^Did not receive identification string from (?<ip>\S+)/, "no_identification", "unknown"],
 ];
 const sudo: readonly Pattern[] = [
@@ -79,14 +101,14 @@ function parseSyslog(match: RegExpExecArray, now: Date): LineFields {
   const name = program.replace(/^.*\//, "").replace(/^sshd-session$/, "sshd");
   const known = name === "sshd" ? sshd : name === "sudo" ? sudo : undefined;
   const base = { event_timestamp: valid(at, now), source_type: known ? name : "syslog" };
-  const message = /^message repeated \d+ times: \[ (.*)\]$/s.exec(text)?.[1] ?? text;
+  const message = (/^message repeated \d+ times: \[ (.*)\]$/s.exec(text)?.[1] ?? text).trimEnd();
   for (const [pattern, action, outcome] of known ?? []) {
-    const found = pattern.exec(message.trimEnd());
+    const found = pattern.exec(message);
     if (!found) continue;
     const ip = found.groups?.["ip"] ?? "";
     return {
       ...base,
-      source_ip: isIP(ip) ? ip : "",
+      source_ip: isAddress(ip) ? ip : "",
       event_category: "authentication",
       event_outcome: outcome,
       event_action: action,
@@ -102,7 +124,7 @@ function parseAccess(match: RegExpExecArray, now: Date): LineFields {
   const at = Date.parse(`${year}-${monthNumber}-${day}T${time}${zoneHours}:${zoneMinutes}`);
   return {
     event_timestamp: valid(at, now),
-    source_ip: isIP(client) ? client : "",
+    source_ip: isAddress(client) ? client : "",
     source_type: "http",
     event_category: "web",
     event_outcome: Number(status) < 400 ? "success" : "failure",
@@ -119,8 +141,7 @@ function yearless(
   second: number,
   now: Date,
 ): number {
-  // Senders' clocks and zones run ahead of ours by up to a day.
-  const latest = now.getTime() + 24 * 3600 * 1000;
+  const latest = now.getTime() + maxAheadSeconds * 1000;
   for (let year = now.getUTCFullYear() + 1; year > now.getUTCFullYear() - 9; year--) {
     const at = Date.UTC(year, month, day, hour, minute, second);
     if (at <= latest && new Date(at).getUTCMonth() === month) return at;
@@ -128,9 +149,11 @@ function yearless(
   return Number.NaN;
 }
 
+/** A line's own time if an event may have it, or else that of its arrival; the raw line still shows the former. */
 function valid(milliseconds: number, now: Date): number {
   const value = seconds(milliseconds);
-  return value >= 0 && value <= 0xffffffff ? value : seconds(now.getTime());
+  const { from, to } = acceptedTimes(now);
+  return value >= from && value <= to ? value : seconds(now.getTime());
 }
 
 function seconds(milliseconds: number): number {

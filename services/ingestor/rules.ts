@@ -2,7 +2,8 @@
 
 import { parse } from "yaml";
 import { z } from "zod";
-import type { SiemEvent } from "./event.ts";
+import { maxEventBytes, maxLabelLength, type SiemEvent } from "./event.ts";
+import { tooExpensive } from "./pattern.ts";
 import bundledRules from "./rules.json" with { type: "json" };
 
 const pattern = z.string().transform((text, context) => {
@@ -28,7 +29,14 @@ const ruleSchema = z.strictObject({
   /** Every named field must match its pattern. */
   match: z
     .partialRecord(z.enum(fields), pattern)
-    .refine((match) => Object.keys(match).length > 0, "names no field"),
+    .refine((match) => Object.keys(match).length > 0, "names no field")
+    .superRefine((match, context) => {
+      for (const field of fields) {
+        const length = field === "raw_event" ? maxEventBytes : maxLabelLength;
+        const why = match[field] && tooExpensive(match[field].source, length);
+        if (why) context.addIssue({ code: "custom", path: [field], message: `costs too much: ${why}` });
+      }
+    }),
   /** Only the count-th match from one source within the window, and those after it, are threats. */
   burst: z
     .strictObject({ count: z.int().min(2).max(1000), window_seconds: z.int().min(1).max(86_400) })

@@ -89,6 +89,22 @@ describe("a wrong AWS configuration is refused:", () => {
     ],
     ["prod without backups", { ...prod, backup: undefined }, [/prod needs backups/, /retentionDays/]],
     ["prod without a contact", { ...prod, alarmEmail: undefined }, [/prod needs somebody to tell/]],
+    [
+      "an address for a range",
+      { ...dev, entry: { clients: ["10.1.2.3/16"] } },
+      [/10\.1\.2\.3\/16 is no range, but an address in 10\.1\.0\.0\/16/],
+    ],
+    [
+      "a bastion for nobody",
+      { ...dev, admin: { ...dev.admin, access: "bastion" } },
+      [/admin\.clients/, /lets nobody in/],
+    ],
+    ["the virtual IP's name as domain", { ...dev, domain: "siem.vip" }, [/aws\.domain/, /siem\.internal/]],
+    [
+      "more ranges than a security group takes",
+      { ...dev, entry: { clients: Array.from({ length: 40 }, (_, n) => `10.${n}.0.0/16`) } },
+      [/aws\.entry/, /60/],
+    ],
     ["no key", { ...dev, admin: { sshPublicKeys: [] } }, [/sshPublicKeys/, /can reach the machines/]],
     [
       "a private key",

@@ -42,8 +42,19 @@ describe("parseConfig", () => {
     [
       "a quorum that can't survive",
       { target: "local", kafka: { minInsyncReplicas: 3 } },
-      [/min\.insync\.replicas 3 must be below the replication factor 3/],
+      [/with 3 copies .* can be at most 2/, /but is 3/],
     ],
+    [
+      "a single copy that two must acknowledge",
+      { target: "local", kafka: { replicationFactor: 1 } },
+      [/with one copy .* can only be 1/, /but is 2/],
+    ],
+    [
+      "a network that is public after all",
+      { target: "local", local: { net: "172.99.1" } },
+      [/private range/],
+    ],
+    ["a network with a leading zero", { target: "local", local: { net: "10.01.1" } }, [/private range/]],
     [
       "no partitions",
       { target: "local", kafka: { topics: { alerts: { partitions: 0 } } } },

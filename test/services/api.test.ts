@@ -216,7 +216,7 @@ describe("the other routes", () => {
   it("health", async () => {
     expect((await app.inject("/v1/health")).statusCode).toBe(200);
     lifecycle.draining = true;
-    expect((await app.inject("/v1/health")).statusCode).toBe(503);
+    expect((await app.inject("/v1/health")).statusCode).toBe(404);
     lifecycle.draining = false;
     alive = false;
     expect((await app.inject("/v1/health")).statusCode).toBe(503);

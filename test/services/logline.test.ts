@@ -1,7 +1,7 @@
 // Log lines of the known shapes become the right fields, and nothing an attacker writes moves the source.
 
 import { describe, expect, it } from "vitest";
-import { parseLine } from "../../services/ingestor/logline.ts";
+import { acceptedTimes, parseLine } from "../../services/ingestor/logline.ts";
 
 const now = new Date("2031-03-05T12:00:00Z");
 const at = (iso: string): number => Date.parse(iso) / 1000;
@@ -58,6 +58,15 @@ describe("sshd", () => {
       "unknown",
       "192.0.2.7",
     ],
+    [
+      "Disconnected from invalid user a b c d e f g h i 203.0.113.1 port 7 2001:db8::5 port 4022 [preauth]",
+      "disconnect",
+      "unknown",
+      "2001:db8::5",
+    ],
+    ["Disconnected from 192.0.2.7", "disconnect", "unknown", "192.0.2.7"],
+    ["Connection reset by fe80::1%eth0 port 22", "disconnect", "unknown", "fe80::1%eth0"],
+    ["Connection closed by UNKNOWN port 65535 [preauth]", "disconnect", "unknown", ""],
     ["fatal: something new", "message", "unknown", ""],
   ])("%s", (text, event_action, event_outcome, source_ip) => {
     expect(parseLine(line(text), now)).toEqual({
@@ -134,6 +143,91 @@ describe("other lines", () => {
       source_type: "unknown",
       event_timestamp: at("2031-03-05T12:00:00Z"),
     });
+  });
+});
+
+describe("work", () => {
+  // The patterns' beginnings, and what their middles and ends start over from. All of a head's lines together take
+  // a fraction of a second; at this length, one whose work grows with the square of it takes more than the limit.
+  const length = 100_000;
+  const limitMs = 5_000;
+  const heads = [
+    "",
+    "x y ",
+    "Mar  4 01:02:03 h ",
+    "2031-03-04T01:02:03.",
+    ...[
+      "",
+      "message repeated 2 times: [ ",
+      "Failed password for ",
+      "Failed none for invalid user ",
+      "Failed none for ",
+      "Invalid user ",
+      "reverse mapping checking getaddrinfo for ",
+      "reverse mapping checking getaddrinfo for a [",
+      "Address 1.1.1.1 maps to ",
+      "Accepted none for ",
+      "pam_unix(sshd:auth): authentication failure;",
+      "PAM 1 more authentication failure;",
+      "Received disconnect from ",
+      "Connection closed by ",
+      "Disconnected from ",
+      "Did not receive identification string from ",
+    ].map((text) => `Mar  4 01:02:03 h sshd[1]: ${text}`),
+    "Mar  4 01:02:03 h sudo: ",
+    "Mar  4 01:02:03 h sudo: x : ",
+  ];
+  const units = [
+    ..."a1 .:/[]\t",
+    "a ",
+    "1.",
+    "a:",
+    '\\"',
+    "1.1.1.1 ",
+    " port 1",
+    " from ",
+    " from 1.1.1.1 port 1",
+    " from 1.1.1.1 port 1 [preauth]x",
+    " 1.1.1.1 port 1 [preauth]",
+    " rhost=",
+    "[1] ",
+    '[04/Mar/2031:03:02:03 +0200] "',
+    '[04/Mar/2031:03:02:03 +0200] "\\"',
+  ];
+
+  it.each(heads)("grows no faster than the line after %j", (head) => {
+    const began = Date.now();
+    for (const unit of units) {
+      const body = unit.repeat(Math.ceil(length / unit.length));
+      for (const end of ["", " x", "\nx", " port 1x", "]x"]) {
+        parseLine(head + body + end, now);
+        if (Date.now() - began > limitMs) throw new Error(`too slow with many ${unit} before ${end}`);
+      }
+    }
+  });
+});
+
+describe("times that are not taken", () => {
+  const arrival = at("2031-03-05T12:00:00Z");
+  it.each([
+    ["1970-01-01T00:00:00Z h a: x", arrival],
+    ["2026-02-01T00:00:00Z h a: x", arrival],
+    ["2026-04-01T00:00:00Z h a: x", at("2026-04-01T00:00:00Z")],
+    ["2031-03-06T11:59:59Z h a: x", at("2031-03-06T11:59:59Z")],
+    ["2031-03-06T12:00:01Z h a: x", arrival],
+    ["2105-01-01T00:00:00Z h a: x", arrival],
+    [`1.1.1.1 - - [04/Mar/1999:03:02:03 +0200] "GET / HTTP/1.1" 200 1`, arrival],
+  ])("%s", (line, expected) => {
+    expect(parseLine(line, now).event_timestamp).toBe(expected);
+  });
+
+  it("leave fewer months than the 100 partitions that ClickHouse writes at once", () => {
+    for (const present of ["2031-03-05T12:00:00Z", "2032-02-29T23:59:59Z", "2099-12-31T00:00:00Z"]) {
+      const { from, to } = acceptedTimes(new Date(present));
+      const month = (time: number): number =>
+        new Date(time * 1000).getUTCFullYear() * 12 + new Date(time * 1000).getUTCMonth();
+      expect(month(to) - month(from) + 1).toBeLessThan(70);
+    }
   });
 });
 

@@ -3,6 +3,7 @@
 import { describe, expect, it } from "vitest";
 import { toTenantId } from "../../services/common/auth.ts";
 import { eventFromLine, type SiemEvent } from "../../services/ingestor/event.ts";
+import { tooExpensive } from "../../services/ingestor/pattern.ts";
 import { parseRules, RuleEngine } from "../../services/ingestor/rules.ts";
 
 const now = new Date("2031-03-05T12:00:00Z");
@@ -59,6 +60,24 @@ describe("bursts of HTTP 4xx", () => {
   });
 });
 
+describe("memory", () => {
+  it("holds so many sources, and forgets the one that was silent longest", () => {
+    const engine = new RuleEngine(parseRules());
+    const base = event(`192.0.2.1 - - [05/Mar/2031:11:00:00 +0000] "GET / HTTP/1.1" 404 1`);
+    const hit = (source_ip: string) => engine.find({ ...base, source_ip })?.id;
+    const times = (count: number, source: string) => {
+      for (let i = 0; i < count; i++) expect(hit(source)).toBeUndefined();
+    };
+    times(19, "192.0.2.1");
+    times(18, "192.0.2.2");
+    for (let i = 0; i < 50_000; i++) hit(`2001:db8::${i.toString(16)}`);
+    times(1, "192.0.2.2");
+    for (let i = 0; i < 50_000; i++) hit(`2001:db8:1::${i.toString(16)}`);
+    expect(hit("192.0.2.2")).toBe("http-4xx-burst");
+    expect(hit("192.0.2.1")).toBeUndefined();
+  });
+});
+
 describe("a team's own rules file", () => {
   it("is YAML or JSON", () => {
     const rules = parseRules(
@@ -74,9 +93,58 @@ describe("a team's own rules file", () => {
       "rules: [{ id: a, severity: low, summary: s, match: { raw_event: '(' } }]",
       /raw_event: not a regular expression/,
     ],
+    [
+      "rules: [{ id: a, severity: low, summary: s, match: { raw_event: 'root.*failed' } }]",
+      /rules\.0\.match\.raw_event: costs too much: .*\.\{0,200\}/,
+    ],
     ["rules: [{ id: a, severity: low, summary: s, match: { colour: x } }]", /colour/],
     ["rules: [{ id: a, severity: low, summary: s, match: {} }]", /names no field/],
   ])("refuses %s", (text, message) => {
     expect(() => parseRules(text)).toThrow(message);
+  });
+});
+
+describe("a pattern's cost", () => {
+  const longest = 256 * 1024;
+  it.each([
+    "root.{0,200}failed",
+    "^Mar.*failed$",
+    "^(?:a|b+)c",
+    "(?<name>ab){2}c",
+    "\\\\.[*+?]{1,5}\\(",
+    "a{3}b?c??",
+    "(?=x)y",
+    "4\\d\\d (\\d|-)",
+  ])("is bounded: %s", (pattern) => {
+    expect(tooExpensive(new RegExp(pattern).source, longest)).toBeUndefined();
+  });
+
+  it.each([
+    "(a+)+$",
+    "^(a+)+$",
+    "^(a|a)*$",
+    "^(a|a){0,50}$",
+    "^(?:a?){50}a{50}$",
+    "^(?:(?:a{0,9}){0,9}){0,9}$",
+    "root.*failed",
+    "\\s+$",
+    "a{1,}b",
+    "^.*a.*b",
+    "^a*|b*",
+    "(?!^x)y.*z",
+    "(?=^)?.*x",
+    "(?<=^.*)a",
+    "^(.*)\\1$",
+    "^(?<x>.*)\\k<x>$",
+    "a{1000}b",
+    ".{0,20}.{0,20}x",
+  ])("is not: %s", (pattern) => {
+    expect(tooExpensive(new RegExp(pattern).source, longest)).toBeDefined();
+  });
+
+  it("counts less on short texts", () => {
+    expect(tooExpensive("login.*failed", 128)).toBeUndefined();
+    expect(tooExpensive("a.*b.*c", 128)).toBeDefined();
+    expect(tooExpensive("(a+)+", 1)).toBeDefined();
   });
 });

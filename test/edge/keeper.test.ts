@@ -1,0 +1,266 @@
+// The keeper behind Keepalived: the lease stays renewed, routes are repaired, and an address that isn't ours is let go.
+
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { withoutMoto } from "../aws-emulation/moto.ts";
+import {
+  type Cloud,
+  eventually,
+  listen,
+  Machine,
+  startCloud,
+  startWitness,
+  tables,
+  type TestWitness,
+  vip,
+  withoutTools,
+} from "./vip-harness.ts";
+
+describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
+  let cloud: Cloud;
+  let witness: TestWitness;
+  let machine: Machine;
+  beforeAll(async () => {
+    cloud = await startCloud();
+  });
+  afterAll(() => cloud.stop());
+  beforeEach(async () => {
+    witness = await startWitness();
+    machine = new Machine(cloud, { witness: witness.url });
+    cloud.fault = () => undefined;
+    await cloud.point(cloud.interfaces[0]);
+    cloud.calls.length = 0;
+    cloud.messages.length = 0;
+  });
+  afterEach(async () => {
+    const lines = machine.commandLines();
+    await machine.stop();
+    await witness.stop();
+    for (const secret of cloud.secrets) expect(lines).not.toContain(secret);
+  });
+
+  const mine = () => Object.fromEntries(tables.map((table) => [table, cloud.interfaces[0]]));
+  const said = () => machine.output;
+  const wait = (what: string, check: () => boolean | Promise<boolean>, seconds = 10) =>
+    eventually(what, check, seconds, said);
+  const count = (action: string) => cloud.calls.filter((call) => call.action === action).length;
+  const lettingGo = () => spawnSync("cat", [machine.letGo], { encoding: "utf8" }).stdout.trim() === "1";
+
+  it("leaves the routes and the lease alone while another node has the address", async () => {
+    machine.keep();
+    await sleep(2500);
+    expect(cloud.calls).toEqual([]);
+    expect(witness.leases.look().grants).toBe(0);
+    expect(lettingGo()).toBe(false);
+  });
+
+  it("takes the lease with the address, renews it, and gives it back with it", async () => {
+    machine.keep();
+    machine.hold();
+    await wait("no lease", () => witness.leases.look().holder === "lb-node-1");
+    const { grants } = witness.leases.look();
+    await wait("not renewed", () => witness.leases.look().grants > grants + 2);
+    machine.hold(false);
+    await wait("the lease is kept", () => witness.leases.look().holder === null, 1.4);
+  });
+
+  it("repairs a route that points elsewhere, only that one, and tells people", async () => {
+    machine.hold();
+    machine.keep();
+    await wait("never looked", () => count("DescribeRouteTables") > 0);
+    expect(count("ReplaceRoute")).toBe(0);
+    await cloud.point(cloud.interfaces[1], "public");
+    cloud.calls.length = 0;
+    await wait("not repaired", async () => (await cloud.targets()).public === cloud.interfaces[0]);
+    await wait("nobody told", () => cloud.messages.length > 0);
+    const writes = cloud.calls.filter(({ action }) => action === "ReplaceRoute");
+    expect(writes.map(({ parameters }) => parameters["RouteTableId"])).toEqual([cloud.tables.public]);
+    expect(cloud.messages).toHaveLength(1);
+    expect(cloud.messages[0]).toEqual({
+      subject: `siem-ha: ${vip}: routes were wrong and have been repaired`,
+      text: expect.stringContaining(`public=${cloud.tables.public}`) as string,
+    });
+  });
+
+  it("tells people of a table without the route: it may replace routes, not make them", async () => {
+    await cloud.removeRoute("private-1");
+    try {
+      machine.hold();
+      machine.keep({ VIP_RETRY_DELAYS: "0.1" });
+      await wait("nobody told", () => cloud.messages.length > 0, 20);
+      expect(cloud.messages[0]?.text).toMatch(/route table private-1 .*InvalidParameterValue.*CreateRoute/);
+      expect((await cloud.targets()).main).toBe(cloud.interfaces[0]);
+    } finally {
+      await cloud.makeRoute("private-1");
+    }
+  }, 60_000);
+
+  it("reports to CloudWatch who holds it, and how many routes are wrong", async () => {
+    machine.hold();
+    machine.keep({ VIP_METRICS_SECONDS: "1" });
+    await wait("no report", () =>
+      cloud.calls.some((call) => call.action === "PutMetricData" && call.status === 200),
+    );
+    const report = cloud.calls.find(({ action }) => action === "PutMetricData");
+    expect(report?.parameters).toEqual({
+      Version: "2010-08-01",
+      Namespace: "siem-ha/test",
+      "MetricData.member.1.MetricName": "VipHolder",
+      "MetricData.member.1.Value": "1",
+      "MetricData.member.2.MetricName": "VipRoutesWrong",
+      "MetricData.member.2.Value": "0",
+      "MetricData.member.3.MetricName": "WitnessUnreachable",
+      "MetricData.member.3.Value": "0",
+    });
+  });
+
+  it("keeps its lease while AWS takes its time", async () => {
+    cloud.fault = () => ({ delayMs: 3000 });
+    machine.hold();
+    machine.keep();
+    await wait("no lease", () => witness.leases.look().holder === "lb-node-1");
+    const end = Date.now() + 5000;
+    while (Date.now() < end) {
+      expect(witness.leases.look().holder).toBe("lb-node-1");
+      await sleep(20);
+    }
+    expect(count("DescribeRouteTables")).toBeGreaterThan(0);
+  }, 30_000);
+
+  it("alarms when EC2 can't be asked for a while, and leaves the routes as they are", async () => {
+    cloud.fault = ({ action }) => (action === "DescribeRouteTables" ? "refuse" : undefined);
+    machine.hold();
+    machine.keep();
+    await wait("nobody told", () => cloud.messages.length > 0, 20);
+    expect(cloud.messages[0]?.text).toMatch(
+      /can't ask EC2 .*RequestLimitExceeded.*The routes stay as they are/,
+    );
+    expect(count("ReplaceRoute")).toBe(0);
+    expect(lettingGo()).toBe(false);
+    cloud.fault = () => undefined;
+    await wait("no all-clear", () => cloud.messages.some(({ subject }) => subject.endsWith("resolved")));
+    expect(await cloud.targets()).toEqual(mine());
+  }, 60_000);
+
+  it("lets go when the witness gave the address to a node that is alive", async () => {
+    witness.leases.ask("lb-node-2", 1500);
+    const renewal = setInterval(() => witness.leases.ask("lb-node-2", 1500), 300);
+    // It takes part in no election: Keepalived here always has the address unless it is told to let go.
+    const stopObeying = machine.obey();
+    try {
+      machine.keep();
+      // Seen by its renewals, sooner than its lease could have ended.
+      await wait("still holds", () => said().includes("the witness gave it to another node, which is alive"));
+      await wait("Keepalived was not told", lettingGo, 2);
+      expect(count("ReplaceRoute")).toBe(0);
+      // And comes back once nobody has the lease any more, without waiting.
+      clearInterval(renewal);
+      await wait("never back", () => witness.leases.look().holder === "lb-node-1", 4);
+      expect(lettingGo()).toBe(false);
+    } finally {
+      clearInterval(renewal);
+      stopObeying();
+    }
+  }, 30_000);
+
+  it("survives the lease of a node that died: it waits, and does not let go", async () => {
+    witness.leases.ask("lb-node-2", 1500);
+    const stopObeying = machine.obey();
+    try {
+      machine.keep();
+      await wait("no lease", () => witness.leases.look().holder === "lb-node-1", 5);
+      expect(said()).not.toContain("lets go");
+    } finally {
+      stopObeying();
+    }
+  });
+
+  describe("without the witness", () => {
+    let started: Machine | undefined;
+    afterEach(() => started?.stop());
+    const start = (port: number) => {
+      const made = new Machine(cloud, { witness: "http://127.0.0.1:1", port });
+      started = made;
+      made.hold();
+      made.keep({ VIP_WITNESS_SECONDS: "3" });
+      return made;
+    };
+    const silence = { silent: false };
+    const peer = (text: string) =>
+      listen((_incoming, response) => {
+        if (!silence.silent) response.end(text);
+      }, "127.0.0.2");
+
+    it("holds on, and repairs routes, while the other load balancer confirms it; alarms after a while", async () => {
+      const other = await peer("free");
+      try {
+        const alone = start(other.port);
+        await cloud.point(cloud.interfaces[1], "main");
+        await eventually(
+          "not repaired",
+          async () => (await cloud.targets()).main === cloud.interfaces[0],
+          10,
+          () => alone.output,
+        );
+        await eventually(
+          "nobody told",
+          () => cloud.messages.some(({ subject }) => subject.includes("the witness can't be reached")),
+          20,
+          () => alone.output,
+        );
+        expect(alone.output).not.toContain("lets go");
+      } finally {
+        await other.stop();
+      }
+    }, 90_000);
+
+    it("lets go when it sees neither, and comes back when it sees the other again", async () => {
+      silence.silent = true;
+      const other = await peer("free");
+      const alone = start(other.port);
+      const stopObeying = alone.obey();
+      try {
+        await eventually(
+          "still holds",
+          () => alone.output.includes("lets go"),
+          15,
+          () => alone.output,
+        );
+        expect(alone.output).toContain("neither the witness nor another load balancer can be reached");
+        await sleep(500);
+        expect(count("ReplaceRoute")).toBe(0);
+        silence.silent = false;
+        await eventually(
+          "never back",
+          () => alone.output.includes("may hold"),
+          15,
+          () => alone.output,
+        );
+      } finally {
+        silence.silent = false;
+        stopObeying();
+        await other.stop();
+      }
+    }, 60_000);
+  });
+
+  it.each([
+    [true, "holds"],
+    [false, "free"],
+  ])("tells another load balancer whether it has the address (%s)", (held, expected) => {
+    machine.hold(held);
+    const { stdout } = machine.run("vip-keeper.sh", ["answer"], "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    const [head, body] = stdout.split("\r\n\r\n");
+    expect(head).toMatch(/^HTTP\/1\.0 200 OK\r\n/);
+    expect(head).toContain(`content-length: ${expected.length}`);
+    expect(body).toBe(expected);
+  });
+
+  it("ends at once where there are no settings, as on the local target", async () => {
+    const child = machine.keep({ VIP_SETTINGS: join(machine.directory, "none") });
+    expect(await new Promise((resolve) => child.once("exit", resolve))).toBe(0);
+    expect(machine.output).toBe("");
+  });
+});

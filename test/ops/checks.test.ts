@@ -1,0 +1,43 @@
+// The request that `verify` sends by way of a machine, as it goes over the wire.
+
+import { createServer as createHttp } from "node:http";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { describe, expect, it } from "vitest";
+import { parseAnswer, renderRequest } from "../../ops/checks.ts";
+
+const exchange = (port: number, text: string) =>
+  new Promise<string>((resolve, reject) => {
+    let said = "";
+    const socket = connect(port, "127.0.0.1", () => socket.end(text));
+    socket.on("data", (chunk: Buffer) => (said += chunk.toString()));
+    socket.on("end", () => resolve(said));
+    socket.on("error", reject);
+  });
+
+describe("a request over the wire", () => {
+  it("is one that an HTTP server understands, body and all", async () => {
+    const server = createHttp((request, response) => {
+      let body = "";
+      request.on("data", (chunk: Buffer) => (body += chunk.toString()));
+      request.on("end", () => {
+        response.writeHead(202, { "content-type": "application/json" });
+        response.end(JSON.stringify([request.method, request.url, request.headers["authorization"], body]));
+      });
+    }).listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const { port } = server.address() as AddressInfo;
+    const text = renderRequest("siem.vip", "POST", "/v1/events", { authorization: "Bearer t" }, '{"ä":1}');
+    const { status, text: answer } = parseAnswer(await exchange(port, text));
+    server.close();
+    expect(status).toBe(202);
+    expect(JSON.parse(answer)).toEqual(["POST", "/v1/events", "Bearer t", '{"ä":1}']);
+  });
+
+  it("gets no answer that is not HTTP", async () => {
+    const server = createServer((socket) => socket.end("SSH-2.0\r\n")).listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const said = await exchange((server.address() as AddressInfo).port, "GET / HTTP/1.0\r\n\r\n");
+    server.close();
+    expect(() => parseAnswer(said)).toThrow(/no HTTP answer, but "SSH-2.0/);
+  });
+});
