@@ -21,14 +21,17 @@ const reach = localReach(config.local.dockerHost);
 const state = mkdtempSync(join(tmpdir(), "siem-ha-state-"));
 
 /** Runs an operator command as npm would. */
-function ops(
+const ops = (command: string, ...args: string[]) => opsOf(state, command, ...args);
+
+function opsOf(
+  stateDirectory: string,
   command: string,
   ...args: string[]
 ): Promise<{ status: number | null; stdout: string; stderr: string }> {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, ["ops/run.mjs", `ops/${command}.ts`, ...args], {
       cwd: root,
-      env: { ...process.env, SIEM_HA_STATE: state },
+      env: { ...process.env, SIEM_HA_STATE: stateDirectory },
       stdio: ["ignore", "pipe", "pipe"],
     });
     let stdout = "";
@@ -125,6 +128,18 @@ describe.skipIf(!reachable)("a stack's life", () => {
         .filter((line) => /: \d+\.\d s$|Ready after/.test(line))
         .join("\n"),
     );
+  });
+
+  it("refuses to touch what another state made", async () => {
+    const other = mkdtempSync(join(tmpdir(), "siem-ha-state-"));
+    const before = (await inventory(docker, label)).containers.map(({ id }) => id).sort();
+    for (const command of ["up", "down"]) {
+      const { status, stderr } = await opsOf(other, command, "-s", stackName);
+      expect(status, command).not.toBe(0);
+      expect(stderr, command).toMatch(/this state does not know: .*test-kafka-1.*nothing was touched/);
+    }
+    rmSync(other, { recursive: true });
+    expect((await inventory(docker, label)).containers.map(({ id }) => id).sort()).toEqual(before);
   });
 
   it("verifies as JSON, every check passed", async () => {
