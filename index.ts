@@ -26,6 +26,7 @@ const zookeeper = new ZooKeeper("zookeeper", { ...on, config: config.zookeeper }
 const kafka = new Kafka("kafka", { ...on, config: config.kafka, after: zookeeper.ready });
 const clickhouse = new ClickHouse("clickhouse", {
   ...on,
+  config: config.clickhouse,
   password: secrets.databasePassword,
   after: zookeeper.ready,
   feed: kafka.ready,

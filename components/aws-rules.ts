@@ -4,6 +4,7 @@ import { instanceTypes } from "./aws-prices.ts";
 import { type AwsConfig } from "./config.ts";
 import { addressProblems, isPublicRange, networkOf } from "./network/addresses.ts";
 import { ruleProblems } from "./network/rules.ts";
+import { besideHeapMb } from "./services/memory.ts";
 import { names, plan } from "./topology.ts";
 
 export interface Problem {
@@ -178,4 +179,40 @@ function prodProblems({ tier, backup, alarmEmail }: AwsConfig): Problem[] {
       ? [{ path: ["alarmEmail"], message: "prod needs somebody to tell: set the address that alarms go to" }]
       : []),
   ];
+}
+
+/** What a machine needs beside its containers' limits: Debian, Docker, the file cache that brokers live on, MB. */
+const besideContainersMb = 1024;
+
+/** Machines whose containers may take more memory than there is. */
+export function memoryProblems(
+  aws: AwsConfig,
+  services: {
+    readonly kafka: { readonly heapMb: number };
+    readonly zookeeper: { readonly heapMb: number };
+    readonly clickhouse: { readonly memoryMb: number };
+  },
+): Problem[] {
+  const asked = [
+    {
+      role: "stream",
+      path: ["kafka", "heapMb"],
+      megabytes:
+        services.kafka.heapMb + services.zookeeper.heapMb + besideHeapMb.kafka + besideHeapMb.zookeeper,
+    },
+    { role: "store", path: ["clickhouse", "memoryMb"], megabytes: services.clickhouse.memoryMb },
+  ] as const;
+  return asked.flatMap(({ role, path, megabytes }) => {
+    const { type } = aws[role];
+    const known = (instanceTypes as Readonly<Record<string, { memoryGib: number }>>)[type];
+    const room = (known?.memoryGib ?? 0) * 1024 - besideContainersMb;
+    return known === undefined || megabytes <= room
+      ? []
+      : [
+          {
+            path,
+            message: `the containers on a ${role} node may take ${megabytes} MB, and a ${type} has room for ${room}: lower it, or choose a larger type in siem-ha:aws ${role}.type`,
+          },
+        ];
+  });
 }

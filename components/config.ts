@@ -2,7 +2,7 @@
 
 import * as pulumi from "@pulumi/pulumi";
 import { z } from "zod";
-import { awsProblems } from "./aws-rules.ts";
+import { awsProblems, memoryProblems } from "./aws-rules.ts";
 import { planAddresses } from "./network/addresses.ts";
 import { plan, type Topology, zones } from "./topology.ts";
 
@@ -65,6 +65,11 @@ const kafkaSchema = z.strictObject({
     .prefault({}),
 });
 
+const clickhouseSchema = z.strictObject({
+  /** Memory limit of each replica, MB; the server takes about nine tenths of it. @default enough for a trial */
+  memoryMb: z.int().min(1024).max(1048576).default(2048),
+});
+
 const serviceSchema = z.strictObject({
   /** The team's own image, with an exact tag or digest. @default built from this repository */
   image: z
@@ -114,7 +119,7 @@ const awsSchema = z.strictObject({
   /** Who may reach the API and the ingestors. */
   entry: z
     .strictObject({
-      /** Ranges inside or routed to the VPC that may reach the VIP. @default the VPC itself */
+      /** Private ranges that may reach the VIP, and no others: name the VPC's too, if it has clients. @default the VPC */
       clients: z.array(cidr).default([]),
       /** A Network Load Balancer as entry from outside. @default none: only the VIP */
       loadBalancer: z
@@ -182,6 +187,7 @@ export const configSchema = z
     aws: awsSchema.optional(),
     zookeeper: z.strictObject({ heapMb: heap(128) }).prefault({}),
     kafka: kafkaSchema.prefault({}),
+    clickhouse: clickhouseSchema.prefault({}),
     api: serviceSchema.prefault({}),
     ingestor: serviceSchema.prefault({}),
   })
@@ -200,6 +206,9 @@ export const configSchema = z
     if (config.aws !== undefined && context.issues.length === 0) {
       for (const { path, message } of awsProblems(config.aws)) {
         context.addIssue({ code: "custom", path: ["aws", ...path], message });
+      }
+      for (const { path, message } of memoryProblems(config.aws, config)) {
+        context.addIssue({ code: "custom", path: [...path], message });
       }
     }
     const { minInsyncReplicas, replicationFactor } = config.kafka;

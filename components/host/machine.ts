@@ -183,7 +183,9 @@ export class Machine extends pulumi.ComponentResource implements Host {
         protect: prod,
         // A newer image, first boot or size is for the next machine: a change of size stops the machine, and would
         // stop all three of a role at once. `replace-node` brings them, one machine at a time.
-        ignoreChanges: ["ami", "userData", "userDataBase64", "instanceType"],
+        // And what the interface says of itself stays: the provider would put its own default for the instance over
+        // it at the second up, and no packet to the virtual IP would arrive (terraform-provider-aws issue 44768).
+        ignoreChanges: ["ami", "userData", "userDataBase64", "instanceType", "sourceDestCheck"],
         // Two machines can't have one network interface.
         deleteBeforeReplace: true,
         dependsOn: [...args.waitFor, ...role.ready],

@@ -93,6 +93,7 @@ export function renderCloudInit(args: CloudInitArgs): string {
       ["systemctl", "daemon-reload"],
       ["sysctl", "--quiet", "--system"],
       ["sh", "-c", `echo '${node.address} ${node.alias}.${config.domain} ${node.alias}' >> /etc/hosts`],
+      ["sh", "-c", keepForeignAddresses],
       ["systemctl", "try-reload-or-restart", "ssh", "systemd-resolved", "systemd-journald"],
       ["systemctl", "restart", "chrony"],
       ["systemctl", "enable", "--now", "siem-ha-metadata", "siem-ha-data", "siem-ha-data-grow.timer"],
@@ -308,10 +309,24 @@ package=$(mktemp --suffix=.deb)
 trap 'rm -f "$package"' EXIT
 curl -fsS --retry 5 --retry-all-errors --max-time 120 -o "$package" \\
   https://s3.${region}.amazonaws.com/amazon-ssm-${region}/latest/debian_${debian}/amazon-ssm-agent.deb
-dpkg -i "$package"
+# Not dpkg: apt waits for the lock that the daily updates may hold just now.
+apt-get install -y -q "$package"
 systemctl enable --now amazon-ssm-agent
 `;
 }
+
+/**
+ * systemd-networkd drops addresses that it did not set when it restarts, as its security updates make it do: the
+ * virtual IP would go with them.
+ */
+const keepForeignAddresses = `for file in /run/systemd/network/*.network /etc/systemd/network/*.network; do
+  [ -e "$file" ] || continue
+  directory=/etc/systemd/network/$(basename "$file").d
+  mkdir -p "$directory"
+  printf '[Network]\\nKeepConfiguration=yes\\n' > "$directory/siem-ha.conf"
+done
+networkctl reload || true
+`;
 
 const dockerDropIn = `[Unit]
 Requires=siem-ha-data.service siem-ha-metadata.service

@@ -3,6 +3,7 @@
 import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
+import { type SiemConfig } from "../config.ts";
 import { guest, volume } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { script } from "../host/script.ts";
@@ -21,6 +22,7 @@ import { gate, onceOn } from "./gate.ts";
 export interface ClickHouseArgs {
   readonly topology: Topology;
   readonly nodes: Nodes;
+  readonly config: SiemConfig["clickhouse"];
   readonly password: pulumi.Output<string>;
   /** What must be ready before the servers start: ZooKeeper. */
   readonly after: pulumi.Resource;
@@ -75,7 +77,7 @@ export class ClickHouse extends pulumi.ComponentResource {
           files,
           volumes: [{ volume: data, path: "/var/lib/clickhouse" }],
           capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
-          memoryMb: 2048,
+          memoryMb: args.config.memoryMb,
           liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.clickhouseHttp.number}`],
           graceSeconds: 60,
         },

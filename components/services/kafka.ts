@@ -11,6 +11,7 @@ import { ports } from "../ports.ts";
 import { renderKafka, renderTopics } from "../render/kafka.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate, onceOn } from "./gate.ts";
+import { besideHeapMb } from "./memory.ts";
 
 export interface KafkaArgs {
   readonly topology: Topology;
@@ -37,9 +38,6 @@ function listening(replica: Replica): string {
   return `${dockerOn(replica.node)} exec ${replica.node.name} sh -c "nc -w 1 127.0.0.1 ${ports.kafka.number} </dev/null"`;
 }
 
-/** Room for a short-lived admin tool (a second JVM) and page cache beside the heap, MB. */
-const besideHeapMb = 768;
-
 export class Kafka extends pulumi.ComponentResource {
   /** Resolves once every broker is there and the topics are as declared. */
   readonly ready: command.local.Command;
@@ -64,7 +62,7 @@ export class Kafka extends pulumi.ComponentResource {
           image: place.host.image("kafka"),
           environment: renderKafka(topology, replica, config),
           volumes: [{ volume: data, path: "/var/lib/kafka/data" }],
-          memoryMb: config.heapMb + besideHeapMb,
+          memoryMb: config.heapMb + besideHeapMb.kafka,
           liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.kafka.number}`],
           // A controlled shutdown moves every partition's leadership first.
           graceSeconds: 60,

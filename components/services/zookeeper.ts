@@ -10,6 +10,7 @@ import { ports } from "../ports.ts";
 import { renderZookeeper } from "../render/zookeeper.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate } from "./gate.ts";
+import { besideHeapMb } from "./memory.ts";
 
 export interface ZooKeeperArgs {
   readonly topology: Topology;
@@ -21,9 +22,6 @@ export interface ZooKeeperArgs {
 export function zookeeperProbe(replica: Replica): string {
   return `${dockerOn(replica.node)} exec ${replica.node.name} sh -c 'echo mntr | nc -w 2 127.0.0.1 ${ports.zookeeperClient.number}' | grep -E 'zk_server_state.(leader|follower)'`;
 }
-
-/** Memory a JVM takes beside its heap, MB: 85 MiB resident was measured for ZooKeeper with a small heap. */
-const jvmOverheadMb = 192;
 
 export class ZooKeeper extends pulumi.ComponentResource {
   /** Resolves once every server serves. */
@@ -59,7 +57,7 @@ export class ZooKeeper extends pulumi.ComponentResource {
           ],
           tmpfs: { "/logs": "rw,mode=1777,size=64m" },
           capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
-          memoryMb: config.heapMb + jvmOverheadMb,
+          memoryMb: config.heapMb + besideHeapMb.zookeeper,
           liveness: [
             "sh",
             "-c",

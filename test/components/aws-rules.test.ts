@@ -124,6 +124,14 @@ describe("a wrong AWS configuration is refused:", () => {
     for (const pattern of patterns) expect(said).toMatch(pattern);
   });
 
+  it("more memory than the machine has", () => {
+    const config = { target: "aws", aws: dev, clickhouse: { memoryMb: 16000 }, kafka: { heapMb: 7000 } };
+    expect(() => parseConfig(config)).toThrow(
+      /clickhouse\.memoryMb: .*16000 MB, and a m6i\.xlarge has room for 15360/,
+    );
+    expect(() => parseConfig(config)).toThrow(/kafka\.heapMb: .*8088 MB, and a m6i\.large has room for 7168/);
+  });
+
   it("the target without its settings, and the settings without the target", () => {
     expect(() => parseConfig({ target: "aws" })).toThrow(/aws: is missing/);
     expect(() => parseConfig({ target: "local", aws: dev })).toThrow(/only for the target aws/);

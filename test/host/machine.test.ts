@@ -199,7 +199,7 @@ describe("a load balancer's machine in production", () => {
 
   it("is not replaced by a newer image or another first boot, and never stands beside its successor", () => {
     expect(made.optionsOf("aws:ec2/instance:Instance")).toMatchObject({
-      ignoreChanges: ["ami", "userData", "userDataBase64", "instanceType"],
+      ignoreChanges: ["ami", "userData", "userDataBase64", "instanceType", "sourceDestCheck"],
       deleteBeforeReplace: true,
     });
   });
