@@ -1,7 +1,7 @@
 // config → topology → nodes → services → edge → outputs.
 
 import * as pulumi from "@pulumi/pulumi";
-import { labelOf, loadConfig, topologyOf } from "./components/config.ts";
+import { labelOf, loadConfig, replacementsOf, topologyOf } from "./components/config.ts";
 import { LoadBalancers } from "./components/edge/load-balancers.ts";
 import { Witness, witnessToken } from "./components/edge/witness.ts";
 import { AwsNodes, awsProvider, zonesOf } from "./components/host/aws.ts";
@@ -76,7 +76,7 @@ async function awsNodes(aws: NonNullable<typeof config.aws>): Promise<AwsNodes> 
       stack,
       topology,
       zones: await zonesOf(aws, provider),
-      replacements: { api: config.api.image, ingestor: config.ingestor.image },
+      replacements: replacementsOf(config),
     },
     { providers: [provider] },
   );

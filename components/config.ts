@@ -3,6 +3,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import { z } from "zod";
 import { awsProblems, memoryProblems } from "./aws-rules.ts";
+import { type OwnImage } from "./images.ts";
 import { planAddresses } from "./network/addresses.ts";
 import { plan, type Topology, zones } from "./topology.ts";
 
@@ -105,7 +106,7 @@ const awsSchema = z.strictObject({
   /** Address range of the VPC. @default 10.42.0.0/16 */
   cidr: cidr.default("10.42.0.0/16"),
   /** The overlay address that the load balancers share: outside every range of the VPC. */
-  vip: z.ipv4("an IPv4 address, such as 172.25.0.222").default("172.25.0.222"),
+  vip: z.ipv4("an IPv4 address, such as 172.25.0.222").default(plan().vip.address),
   /** Processors of the machines, and so of the images built for them. @default Intel and AMD */
   architecture: z.enum(["x86-64", "arm64"]).default("x86-64"),
   lb: machineSchema("t3.medium", 20),
@@ -234,6 +235,14 @@ export type SiemConfig = z.infer<typeof configSchema>;
  */
 export function labelOf({ local: { prefix } }: SiemConfig, stack: string): string {
   return prefix === "" ? stack : `${prefix}/${stack}`;
+}
+
+/** Images that the team brings instead of ours. */
+export function replacementsOf({ api, ingestor }: SiemConfig): Partial<Record<OwnImage, string>> {
+  return {
+    ...(api.image === undefined ? {} : { api: api.image }),
+    ...(ingestor.image === undefined ? {} : { ingestor: ingestor.image }),
+  };
 }
 
 /** The topology that a configuration asks for. */

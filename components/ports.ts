@@ -121,6 +121,11 @@ export const ports = {
   },
 } as const satisfies Record<string, Port>;
 
+/**
+ * Ports of what is still to come (Wazuh's API): reserved on a machine from birth, because its first boot is read once.
+ */
+export const futurePorts: readonly number[] = [55000];
+
 export type PortName = keyof typeof ports;
 
 /** Entry ports and what they lead to: the public entry has these, in a namespace of its own. */

@@ -49,6 +49,8 @@ export interface Topology {
   readonly nodes: readonly Node[];
   readonly haproxy: readonly Replica[];
   readonly keepalived: readonly Replica[];
+  /** Settles who holds the VIP; on the first lb node that never does. */
+  readonly witness: Replica;
   readonly api: readonly HttpReplica[];
   readonly ingestor: readonly HttpReplica[];
   readonly zookeeper: readonly Replica[];
@@ -140,6 +142,8 @@ export function plan(options: TopologyOptions = {}): Topology {
       });
   const http = (service: string, port: "api" | "ingestor"): HttpReplica[] =>
     place(service, "lb", zones).map((replica) => ({ ...replica, port: slotPort(port, replica.slot) }));
+  const [witness] = place("witness", "lb", zones).slice(balancers);
+  if (witness === undefined) throw new Error(`no lb node is left beside the ${balancers} that share the VIP`);
   return {
     ...(machines === undefined
       ? {
@@ -155,6 +159,7 @@ export function plan(options: TopologyOptions = {}): Topology {
     nodes,
     haproxy: place("haproxy", "lb", balancers),
     keepalived: place("keepalived", "lb", balancers),
+    witness: { ...witness, name: `${prefix}witness`, alias: "witness" },
     api: http("siem-api", "api"),
     ingestor: http("siem-ingestor", "ingestor"),
     zookeeper: place("zookeeper", "stream", zones),

@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type SiemConfig } from "../components/config.ts";
-import { witnessAnswers, witnessNode } from "../components/edge/witness.ts";
+import { witnessAnswers } from "../components/edge/witness.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
 import { dockerOn } from "../components/host/host.ts";
 import { ports } from "../components/ports.ts";
@@ -110,7 +110,7 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   }
   if (context.config.target === "aws") {
     results.push(
-      attempt("witness", witnessNode(topology).name, async () => {
+      attempt("witness", topology.witness.node.name, async () => {
         await shell(reach, witnessAnswers(topology));
         return "answers";
       }),
@@ -189,7 +189,7 @@ async function ask(
     });
     return { status: answer.status, text: await answer.text() };
   }
-  const node = witnessNode(topology);
+  const { node } = topology.witness;
   return parseAnswer(
     // The request goes in on standard input, so that the token is on no command line.
     await inContainer(

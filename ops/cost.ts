@@ -15,6 +15,7 @@ import {
 import { type AwsConfig, type SiemConfig } from "../components/config.ts";
 import { ownImages } from "../components/images.ts";
 import { balancers, zones } from "../components/topology.ts";
+import { systemGb } from "../components/host/machine.ts";
 import { stackConfig } from "./workspace.ts";
 
 /** What nobody can read in a configuration. */
@@ -72,8 +73,8 @@ export interface Estimate {
 const daysPerMonth = hoursPerMonth / 24;
 /** Versions that each repository collects before old ones expire, roughly. */
 const imageVersions = 10;
-/** Disks of the system: a machine's and the bastion's, GiB. */
-const systemGb = { machine: 30, bastion: 8 };
+/** The bastion's disk, GiB: as large as its image. */
+const bastionGb = 8;
 /** Two status checks a machine, and three of the virtual IP. */
 const alarms = { machine: 2, vip: 3 };
 /** Metrics of an instance with detailed monitoring. */
@@ -134,7 +135,7 @@ export function estimate(
 
   const dataGb = roles.reduce((sum, role) => sum + zones * aws[role].dataGb, 0);
   add("volumes", "data", dataGb, "GB-month", price.gp3GbMonth);
-  const disks = machines * systemGb.machine + (bastion ? systemGb.bastion : 0);
+  const disks = machines * systemGb + (bastion ? bastionGb : 0);
   add("volumes", "system", disks, "GB-month", price.gp3GbMonth);
 
   const nat = prod ? zones : 1;

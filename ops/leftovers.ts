@@ -21,20 +21,16 @@ export async function removeLeftovers(
   const begun = new Set(pending.map(({ resource }) => resource.inputs?.name));
   const docker = connect(config.local.dockerHost);
   const { containers, networks } = await inventory(docker, label);
-  const strangers: string[] = [];
-  for (const { id, name } of containers) {
-    if (known.has(id)) continue;
-    if (!begun.has(name)) {
-      strangers.push(name);
-      continue;
-    }
-    log(`  removed ${name}, left by an interrupted up`);
-    await docker.getContainer(id).remove({ force: true, v: true });
-  }
+  const unknown = containers.filter(({ id }) => !known.has(id));
+  const strangers = unknown.map(({ name }) => name).filter((name) => !begun.has(name));
   if (strangers.length > 0) {
     throw new Error(
       `Containers of the stack ${stack.name} run here that this state does not know: ${strangers.join(", ")}. Another clone or another Pulumi backend made them; nothing was touched. Use that one; or, if it is lost, remove them first: docker rm -f $(docker ps -aq --filter label=${names.label}=${label}) (their data volumes stay, but the secrets that protect the data are lost with that state).`,
     );
+  }
+  for (const { id, name } of unknown) {
+    log(`  removed ${name}, left by an interrupted up`);
+    await docker.getContainer(id).remove({ force: true, v: true });
   }
   for (const { id, name } of networks) {
     if (known.has(id) || !begun.has(name)) continue;

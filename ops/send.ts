@@ -5,7 +5,7 @@ import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
-import { plan } from "../components/topology.ts";
+import { topologyOf } from "../components/config.ts";
 import { uuidV7 } from "../services/ingestor/event.ts";
 import { mintToken } from "../services/token.ts";
 import { entry } from "./entry.ts";
@@ -175,7 +175,7 @@ async function main(file: string | undefined, options: { stack: string; tenant: 
     options.stack,
     await ensurePulumi((line) => process.stderr.write(`${line}\n`)),
   );
-  const { api, ingest } = entry(plan(config.local), config);
+  const { api, ingest } = entry(topologyOf(config), config);
   const token = await mintToken({
     secret: await readSecret(stack, "jwtSecret"),
     tenantId: options.tenant,

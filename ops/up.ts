@@ -2,7 +2,8 @@
 
 import { createServer } from "node:net";
 import { Command } from "commander";
-import { labelOf, type SiemConfig, topologyOf } from "../components/config.ts";
+import { labelOf, replacementsOf, type SiemConfig, topologyOf } from "../components/config.ts";
+import { ownImages } from "../components/images.ts";
 import { statsUser } from "../components/render/haproxy.ts";
 import { type Topology } from "../components/topology.ts";
 import { buildImage } from "../images/build.ts";
@@ -59,9 +60,8 @@ async function up(stackName: string): Promise<void> {
     await stage("Docker and images", async () => {
       await ensureDocker(print, config.local.dockerHost);
       // The program builds an image when its source changes; one that somebody removed is built here.
-      for (const name of ["api", "ingestor", "keepalived"] as const) {
-        if (name === "keepalived" || config[name].image === undefined) buildImage(name, print);
-      }
+      const replacements = replacementsOf(config);
+      for (const name of ownImages) if (replacements[name] === undefined) buildImage(name, print);
     });
   }
   const pulumi = await stage("Pulumi", () => ensurePulumi(print, config.target));

@@ -6,7 +6,7 @@ import { guest } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { gate } from "../services/gate.ts";
-import { balancers, type Node, type Topology } from "../topology.ts";
+import { type Topology } from "../topology.ts";
 
 export interface WitnessArgs {
   readonly topology: Topology;
@@ -17,18 +17,9 @@ export interface WitnessArgs {
   readonly after?: readonly pulumi.Resource[];
 }
 
-/** The witness stands on the first load balancer node that never holds the address itself. */
-export function witnessNode(topology: Topology): Node {
-  const node = topology.nodes.find(({ role, index }) => role === "lb" && index > balancers);
-  if (node === undefined) {
-    throw new Error(`the witness needs a node of role lb beside the ${balancers} that share the address`);
-  }
-  return node;
-}
-
 /** Base URL of the witness, by address: it has to work when names don't. */
 export function witnessUrl(topology: Topology): string {
-  return `http://${witnessNode(topology).address}:${ports.witness.number}`;
+  return `http://${topology.witness.node.address}:${ports.witness.number}`;
 }
 
 /** A token for the witness made from another secret of the stack, which can't be read back from it. */
@@ -38,7 +29,7 @@ export function witnessToken(secret: pulumi.Output<string>): pulumi.Output<strin
 
 /** Shell: the witness answers. */
 export function witnessAnswers(topology: Topology): string {
-  const node = witnessNode(topology);
+  const { node } = topology.witness;
   return `${dockerOn(node)} exec ${node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.witness.number}/health`;
 }
 
@@ -50,7 +41,7 @@ export class Witness extends pulumi.ComponentResource {
   constructor(name: string, args: WitnessArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:edge:Witness", name, {}, opts);
     const { topology, nodes } = args;
-    const node = witnessNode(topology);
+    const { node, name: containerName } = topology.witness;
     const place = nodes.at(node);
     const file = "/run/secrets/witness_token";
     const health = `http://127.0.0.1:${ports.witness.number}/health`;
@@ -58,7 +49,7 @@ export class Witness extends pulumi.ComponentResource {
       name,
       {
         place,
-        containerName: `${node.name.slice(0, -node.alias.length)}${name}`,
+        containerName,
         image: place.host.ownImage("witness"),
         environment: { SERVER_ADDR: `0.0.0.0:${ports.witness.number}`, WITNESS_TOKEN_FILE: file },
         files: { [file]: args.token },

@@ -33,7 +33,7 @@ export interface AwsNodesArgs {
   /** Names of the three availability zones. */
   readonly zones: readonly string[];
   /** Images that the team brings instead of ours. @default all are ours */
-  readonly replacements?: Readonly<Partial<Record<OwnImage, string | undefined>>>;
+  readonly replacements?: Readonly<Partial<Record<OwnImage, string>>>;
 }
 
 /** The provider of everything on AWS: the configured region, and the tags that everything carries. */

@@ -4,7 +4,7 @@ import * as command from "@pulumi/command";
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { imageTag } from "../../images/build.ts";
-import { type SiemConfig } from "../config.ts";
+import { replacementsOf, type SiemConfig } from "../config.ts";
 import { type OwnImage, publicImages } from "../images.ts";
 import { type Host } from "./host.ts";
 
@@ -21,7 +21,9 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
   readonly environment = {};
   readonly stack: string;
   readonly #public: Record<keyof typeof publicImages, docker.RemoteImage>;
-  readonly #own: Partial<Record<OwnImage, pulumi.Output<string>>>;
+  /** Made when they are first asked for: not every target has a use for each. */
+  readonly #own: Partial<Record<OwnImage, pulumi.Output<string>>> = {};
+  readonly #replacements: Partial<Record<OwnImage, string>>;
 
   constructor(name: string, args: LocalHostArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:host:Local", name, {}, opts);
@@ -47,11 +49,7 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
       clickhouse: remote("clickhouse"),
       haproxy: remote("haproxy"),
     };
-    this.#own = {
-      api: this.#build("api", config.api.image),
-      ingestor: this.#build("ingestor", config.ingestor.image),
-      keepalived: this.#build("keepalived", undefined),
-    };
+    this.#replacements = replacementsOf(config);
     this.registerOutputs();
   }
 
@@ -60,10 +58,11 @@ export class LocalHost extends pulumi.ComponentResource implements Host {
   }
 
   ownImage(name: OwnImage): pulumi.Output<string> {
-    return (this.#own[name] ??= this.#build(name, undefined));
+    return (this.#own[name] ??= this.#bring(name));
   }
 
-  #build(name: OwnImage, replacement: string | undefined): pulumi.Output<string> {
+  #bring(name: OwnImage): pulumi.Output<string> {
+    const replacement = this.#replacements[name];
     if (replacement !== undefined) {
       return new docker.RemoteImage(
         `image-${name}`,

@@ -6,7 +6,7 @@ import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { type AwsConfig } from "../config.ts";
 import { type OwnImage, publicImages } from "../images.ts";
-import { ports } from "../ports.ts";
+import { futurePorts, ports } from "../ports.ts";
 import { hostKeyParameter, readyMarker, renderCloudInit } from "../render/cloud-init.ts";
 import { balancers, type Node } from "../topology.ts";
 import { tiedTo } from "./guest.ts";
@@ -53,13 +53,10 @@ export interface MachineArgs {
 const readySeconds = 900;
 
 /** Size of the system's disk, with the images on it, GiB. */
-const systemGb = 30;
+export const systemGb = 30;
 
 /** From here on ports are given to clients' connections (Linux's default). */
 const ephemeral = { from: 32768, to: 60999 };
-
-/** Wazuh's API. Reserved from birth, because user data is read only once. */
-const futurePorts = [55000];
 
 /** Ports of ours that would otherwise be given to clients' connections. */
 export const reservedPorts: readonly number[] = [

@@ -4,10 +4,11 @@ import { Env, runMain } from "../common/env.ts";
 import { type Lifecycle, serve } from "../common/http.ts";
 import { createApi } from "./app.ts";
 import { connect, Replicas } from "./replicas.ts";
+import { slotPort } from "../../components/ports.ts";
 
 await runMain(async () => {
   const env = new Env(process.env);
-  const address = env.address("SERVER_ADDR", "0.0.0.0:8090");
+  const address = env.address("SERVER_ADDR", `0.0.0.0:${slotPort("api", 1)}`);
   const database = env.database();
   const secret = env.jwtSecret();
   env.check();

@@ -7,6 +7,7 @@ import { type Lifecycle, serve } from "../common/http.ts";
 import { createIngestor } from "./app.ts";
 import { KafkaPublisher } from "./kafka.ts";
 import { parseRules, type Rule } from "./rules.ts";
+import { slotPort } from "../../components/ports.ts";
 
 function loadRules(file: string | undefined): Rule[] {
   try {
@@ -18,7 +19,7 @@ function loadRules(file: string | undefined): Rule[] {
 
 await runMain(async () => {
   const env = new Env(process.env);
-  const address = env.address("SERVER_ADDR", "0.0.0.0:8091");
+  const address = env.address("SERVER_ADDR", `0.0.0.0:${slotPort("ingestor", 1)}`);
   const brokers = env.brokers("KAFKA_BROKERS");
   const secret = env.jwtSecret();
   const eventsTopic = env.read("EVENTS_TOPIC", names.eventsTopic);

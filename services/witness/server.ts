@@ -3,10 +3,11 @@
 import { ConfigError, Env, runMain } from "../common/env.ts";
 import { type Lifecycle } from "../common/http.ts";
 import { createWitness } from "./app.ts";
+import { ports } from "../../components/ports.ts";
 
 await runMain(async () => {
   const env = new Env(process.env);
-  const address = env.address("SERVER_ADDR", "0.0.0.0:8406");
+  const address = env.address("SERVER_ADDR", `0.0.0.0:${ports.witness.number}`);
   const token = env.read("WITNESS_TOKEN");
   env.check();
   if (token.length < 32) {

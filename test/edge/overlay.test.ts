@@ -8,7 +8,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type AwsConfig, parseConfig } from "../../components/config.ts";
 import { keeperAlarms, keeperPolicy, OverlayAddress } from "../../components/edge/overlay.ts";
-import { witnessNode, witnessToken, witnessUrl } from "../../components/edge/witness.ts";
+import { witnessToken, witnessUrl } from "../../components/edge/witness.ts";
 import {
   keeperFiles,
   renderKeepalived,
@@ -283,7 +283,7 @@ describe("the keeper's texts", () => {
 
 describe("the witness's place", () => {
   it("is the load balancer node that never holds the address", () => {
-    const node = witnessNode(topology);
+    const { node } = topology.witness;
     expect(topology.keepalived.map((keeper) => keeper.node)).not.toContain(node);
     expect(node.alias).toBe("lb-node-3");
     expect(witnessUrl(topology)).toBe(`http://${node.address}:${ports.witness.number}`);

@@ -114,7 +114,7 @@ describe("Registry", () => {
         REGION: "eu-central-1",
         PULL_ROLE: `arn:aws:iam::${account}:role/siem-ha-prod-pull`,
       },
-      triggers: ["stdout of image-api", "i-0abc-id"],
+      triggers: ["stdout of image-api", "Instance/i-0abc"],
     });
     expect(await valueOf(result)).toBe("stdout of lb-node-1-image-api");
   });

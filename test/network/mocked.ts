@@ -4,15 +4,10 @@ import * as pulumi from "@pulumi/pulumi";
 import { type AwsConfig, parseConfig } from "../../components/config.ts";
 import { planAddresses } from "../../components/network/addresses.ts";
 import { plan, type Topology } from "../../components/topology.ts";
+import { account, type Answers, type Maker, recordWith, type Registered, valueOf } from "../recorded.ts";
 
-export interface Registered {
-  readonly type: string;
-  readonly name: string;
-  readonly inputs: Readonly<Record<string, unknown>>;
-  readonly opts: pulumi.CustomResourceOptions;
-}
+export { account, type Maker, type Registered, valueOf } from "../recorded.ts";
 
-export const account = "123456789012";
 export const region = "eu-central-1";
 export const zoneNames = ["eu-central-1a", "eu-central-1b", "eu-central-1c"] as const;
 const key = `ssh-ed25519 ${"A".repeat(68)} operator@example`;
@@ -43,7 +38,7 @@ export function topologyOf(config: AwsConfig): Topology {
 }
 
 /** Outputs that AWS adds to the inputs. A type that is not here throws. */
-const answers: Record<string, (name: string) => Record<string, unknown>> = {
+const answers: Answers = {
   "aws:ec2/vpc:Vpc": () => ({ defaultRouteTableId: "rtb-main", defaultSecurityGroupId: "sg-default" }),
   "aws:ec2/internetGateway:InternetGateway": () => ({}),
   "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup": () => ({}),
@@ -83,73 +78,9 @@ const answers: Record<string, (name: string) => Record<string, unknown>> = {
   "aws:lb/listener:Listener": () => ({}),
 };
 
-const calls: Record<string, Record<string, unknown>> = {
-  "aws:index/getCallerIdentity:getCallerIdentity": { accountId: account, arn: "", id: account, userId: "" },
-  "aws:index/getPartition:getPartition": {
-    partition: "aws",
-    dnsSuffix: "amazonaws.com",
-    id: "aws",
-    reverseDnsPrefix: "com.amazonaws",
-  },
-};
-
-/** Says what it is the id of, so that no test takes a table's for a subnet's: `Subnet/vpc-public-1`. */
-const idOf = (type: string, name: string): string => `${type.split(":").at(-1)}/${name}`;
-
-/** Makes a resource somewhere and says its id and what is known of it besides its inputs. */
-export type Maker = (
-  type: string,
-  name: string,
-  inputs: Readonly<Record<string, unknown>>,
-) => Promise<{ readonly id: string; readonly state?: Readonly<Record<string, unknown>> }>;
-
-/**
- * Runs the construction under mocks and returns what it registered, and what it returned. With `make` the resources
- * are really made, and ids and outputs are the real ones.
- */
-export async function record<T>(
-  construct: (opts: pulumi.ComponentResourceOptions) => T,
-  make?: Maker,
-): Promise<{ readonly resources: readonly Registered[]; readonly result: T }> {
-  const resources: Registered[] = [];
-  const options = new Map<string, pulumi.ResourceOptions>();
-  const note: pulumi.ResourceTransformation = ({ type, name, opts }) => {
-    if (options.has(`${type}::${name}`)) throw new Error(`${type} ${name} is registered twice`);
-    options.set(`${type}::${name}`, opts);
-    return undefined;
-  };
-  await pulumi.runtime.setMocks(
-    {
-      newResource: async ({ type, name, inputs }) => {
-        if (type.startsWith("siem:")) return { id: "", state: {} };
-        const answer = answers[type];
-        if (answer === undefined) throw new Error(`the mocks don't know ${type}: say what it returns`);
-        const given = inputs as Record<string, unknown>;
-        resources.push({ type, name, inputs: given, opts: options.get(`${type}::${name}`) ?? {} });
-        const made = await make?.(type, name, given);
-        return {
-          id: made?.id ?? idOf(type, name),
-          state: { ...given, ...answer(name), ...made?.state },
-        };
-      },
-      call: ({ token }) => {
-        const answer = calls[token];
-        if (answer === undefined) throw new Error(`the mocks don't know the call ${token}`);
-        return answer;
-      },
-    },
-    "siem-ha",
-    "test",
-    false,
-  );
-  const result = construct({ transformations: [note] });
-  // Answers start further registrations: wait until no new ones come.
-  for (let before = -1; before !== resources.length;) {
-    before = resources.length;
-    await pulumi.runtime.disconnect();
-  }
-  return { resources, result };
-}
+/** Runs the construction under mocks that know the types of the network. */
+export const record = <T>(construct: (opts: pulumi.ComponentResourceOptions) => T, make?: Maker) =>
+  recordWith(answers, construct, make);
 
 /** How many of each type there are, by the type's last word. */
 export function counts(resources: readonly Registered[]): Record<string, number> {
@@ -169,13 +100,6 @@ export function inputsOf(
   return Object.fromEntries(
     resources.filter(({ type }) => type.endsWith(`:${word}`)).map(({ name, inputs }) => [name, inputs]),
   );
-}
-
-/** The value of an output, awaited, so that a failing expectation on it fails the test. */
-export async function valueOf<T>(output: pulumi.Output<T>): Promise<T> {
-  return new Promise<T>((resolve) => {
-    output.apply(resolve);
-  });
 }
 
 /** Names of what a resource waits for by `dependsOn`. */

@@ -78,8 +78,8 @@ describe("Backups", () => {
       const prod = tier === "prod";
       const bucket = only(resources, "aws:s3/bucket:Bucket");
       expect(bucket.inputs).toMatchObject({ forceDestroy: !prod });
-      expect(bucket.protect ?? false).toBe(prod);
-      const stays = resources.filter(({ retainOnDelete }) => retainOnDelete).map(({ type }) => type);
+      expect(bucket.opts.protect ?? false).toBe(prod);
+      const stays = resources.filter(({ opts }) => opts.retainOnDelete).map(({ type }) => type);
       const ofS3 = resources.map(({ type }) => type).filter((type) => type.startsWith("aws:s3/"));
       expect(stays).toEqual(prod ? ofS3 : []);
     }

@@ -53,7 +53,7 @@ it("a key of production outlives the stack, and can't be removed by accident", a
     const { resources } = await record((opts) =>
       encryptionKey("key", { config: { ...dev, tier, kmsKey: "create" }, stack: tier }, opts),
     );
-    const { protect = false, retainOnDelete = false } = only(resources, "aws:kms/key:Key");
+    const { protect = false, retainOnDelete = false } = only(resources, "aws:kms/key:Key").opts;
     expect([protect, retainOnDelete]).toEqual([tier === "prod", tier === "prod"]);
   }
 });
