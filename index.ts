@@ -9,7 +9,12 @@ import { LocalHost } from "./components/host/local.ts";
 import { LocalNodes } from "./components/host/nodes.ts";
 import { ports } from "./components/ports.ts";
 import { ClickHouse } from "./components/services/clickhouse.ts";
-import { brokerList, databaseUrl, HttpService } from "./components/services/http-service.ts";
+import {
+  brokerList,
+  databaseUrl,
+  HttpService,
+  syslogEnvironment,
+} from "./components/services/http-service.ts";
 import { Kafka } from "./components/services/kafka.ts";
 import { ZooKeeper } from "./components/services/zookeeper.ts";
 import { names } from "./components/topology.ts";
@@ -32,6 +37,10 @@ const clickhouse = new ClickHouse("clickhouse", {
   feed: kafka.ready,
 });
 
+const signingKeys = {
+  JWT_SECRET: secrets.jwtSecret,
+  ...(secrets.jwtSecretPrevious === undefined ? {} : { JWT_SECRET_PREVIOUS: secrets.jwtSecretPrevious }),
+};
 const ingestor = new HttpService("siem-ingestor", {
   ...on,
   replicas: topology.ingestor,
@@ -39,7 +48,8 @@ const ingestor = new HttpService("siem-ingestor", {
   config: config.ingestor,
   healthPath: "/health",
   environment: { KAFKA_BROKERS: brokerList(topology) },
-  secrets: { JWT_SECRET: secrets.jwtSecret },
+  environmentOf: (replica) => syslogEnvironment(replica, config.ingestor),
+  secrets: signingKeys,
   after: [kafka.ready],
 });
 const api = new HttpService("siem-api", {
@@ -50,7 +60,7 @@ const api = new HttpService("siem-api", {
   healthPath: "/v1/health",
   environment: config.api.secrets === "env" ? {} : { DATABASE_URL: databaseUrl(topology) },
   secrets: {
-    JWT_SECRET: secrets.jwtSecret,
+    ...signingKeys,
     ...(config.api.secrets === "env"
       ? { DATABASE_URL: secrets.databasePassword.apply((password) => databaseUrl(topology, password)) }
       : { DATABASE_PASSWORD: secrets.databasePassword }),
@@ -86,6 +96,9 @@ async function awsNodes(aws: NonNullable<typeof config.aws>): Promise<AwsNodes> 
 export const vip = topology.vip.address;
 export const apiUrl = `http://${vip}:${ports.haproxyApi.number}`;
 export const ingestUrl = `http://${vip}:${ports.haproxyIngest.number}`;
+/** Where syslog goes over TCP, if the configuration asks for it. */
+export const syslogUrl =
+  config.ingestor.syslog === undefined ? "none" : `tcp://${vip}:${ports.syslog.number}`;
 export const statsUrl = `http://${vip}:${ports.haproxyStats.number}/stats`;
 /** The entry from outside, if the configuration asks for one. */
 export const publicEntry =

@@ -7,6 +7,9 @@ import { type OwnImage } from "./images.ts";
 import { planAddresses } from "./network/addresses.ts";
 import { plan, type Topology, zones } from "./topology.ts";
 
+/** Tenant names, as the services take them too: they end up in keys and queries. */
+export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
 const octet = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const heap = (fallback: number) =>
   z
@@ -69,6 +72,8 @@ const kafkaSchema = z.strictObject({
 const clickhouseSchema = z.strictObject({
   /** Memory limit of each replica, MB; the server takes about nine tenths of it. @default enough for a trial */
   memoryMb: z.int().min(1024).max(1048576).default(2048),
+  /** How long events and alerts are kept, days by their own time. @default a year */
+  retentionDays: z.int().min(1).max(3650).default(365),
 });
 
 const serviceSchema = z.strictObject({
@@ -80,6 +85,16 @@ const serviceSchema = z.strictObject({
     .optional(),
   /** `env` puts secrets into the environment, for images that can't read `JWT_SECRET_FILE`. @default files */
   secrets: z.enum(["file", "env"]).default("file"),
+});
+
+const ingestorSchema = serviceSchema.extend({
+  /** Takes syslog over TCP on port 514 of the VIP. @default no listener */
+  syslog: z
+    .strictObject({
+      /** Tenant that every line belongs to: syslog has no token. */
+      tenant: z.string().regex(tenantPattern, 'a tenant: 1 to 64 of letters, digits, ".", "_" and "-"'),
+    })
+    .optional(),
 });
 
 const cidr = z.cidrv4("an IPv4 range such as 10.42.0.0/16");
@@ -190,7 +205,7 @@ export const configSchema = z
     kafka: kafkaSchema.prefault({}),
     clickhouse: clickhouseSchema.prefault({}),
     api: serviceSchema.prefault({}),
-    ingestor: serviceSchema.prefault({}),
+    ingestor: ingestorSchema.prefault({}),
   })
   .superRefine((config, context) => {
     if ((config.target === "aws") !== (config.aws !== undefined)) {
@@ -246,16 +261,21 @@ export function replacementsOf({ api, ingestor }: SiemConfig): Partial<Record<Ow
 }
 
 /** The topology that a configuration asks for. */
-export function topologyOf({ aws, local }: SiemConfig): Topology {
-  if (aws === undefined) return plan(local);
+export function topologyOf({ aws, local, ingestor }: SiemConfig): Topology {
+  const syslog = ingestor.syslog !== undefined;
+  if (aws === undefined) return plan({ ...local, syslog });
   const addresses = planAddresses(aws.cidr);
-  return plan({ machines: { address: (role, zone) => addresses.address(role, zone), vip: aws.vip } });
+  return plan({ syslog, machines: { address: (role, zone) => addresses.address(role, zone), vip: aws.vip } });
 }
 
 /** Secrets of a stack and the least length of each, characters. */
 export const secretKeys = { jwtSecret: 32, databasePassword: 16, statsPassword: 16 } as const;
 export type SecretKey = keyof typeof secretKeys;
-export type Secrets = Readonly<Record<SecretKey, pulumi.Output<string>>>;
+/** The key that `jwtSecret` replaced, while tokens signed with it are still good. It may be missing. */
+export const previousKey = "jwtSecretPrevious";
+export type Secrets = Readonly<Record<SecretKey, pulumi.Output<string>>> & {
+  readonly [previousKey]?: pulumi.Output<string>;
+};
 
 /** Values go into config files of several syntaxes, so only characters that none of them treats specially. */
 const secretPattern = /^[A-Za-z0-9_.~-]+$/;
@@ -312,7 +332,7 @@ export function loadConfig(): { config: SiemConfig; secrets: Secrets } {
   for (const [full, raw] of Object.entries(all)) {
     const [namespace, ...rest] = full.split(":");
     const key = rest.join(":");
-    if (namespace !== project || key in secretKeys) continue;
+    if (namespace !== project || key in secretKeys || key === previousKey) continue;
     try {
       values[key] = JSON.parse(raw);
     } catch {
@@ -320,7 +340,9 @@ export function loadConfig(): { config: SiemConfig; secrets: Secrets } {
     }
   }
   const config = parseConfig(values);
-  for (const [key, least] of Object.entries(secretKeys)) {
+  const previous = all[`${project}:${previousKey}`];
+  const wanted = previous === undefined ? secretKeys : { ...secretKeys, [previousKey]: secretKeys.jwtSecret };
+  for (const [key, least] of Object.entries(wanted)) {
     const value = all[`${project}:${key}`];
     const remedy = `set it with: pulumi config set --secret ${key} "$(openssl rand -hex 32)"`;
     if (value === undefined) problems.push(`  siem-ha:${key}: missing; ${remedy}`);
@@ -332,6 +354,11 @@ export function loadConfig(): { config: SiemConfig; secrets: Secrets } {
       problems.push(`  siem-ha:${key}: has characters other than A-Z a-z 0-9 _ . ~ -; ${remedy}`);
     }
   }
+  if (previous !== undefined && previous === all[`${project}:jwtSecret`]) {
+    problems.push(
+      `  siem-ha:${previousKey}: is the same as jwtSecret; set jwtSecret to a new one, or remove it with: pulumi config rm ${previousKey}`,
+    );
+  }
   if (problems.length > 0) {
     throw new pulumi.RunError(`The secrets are not usable; nothing was touched.\n${problems.join("\n")}`);
   }
@@ -341,6 +368,7 @@ export function loadConfig(): { config: SiemConfig; secrets: Secrets } {
       jwtSecret: source.requireSecret("jwtSecret"),
       databasePassword: source.requireSecret("databasePassword"),
       statsPassword: source.requireSecret("statsPassword"),
+      ...(previous === undefined ? {} : { [previousKey]: source.requireSecret(previousKey) }),
     },
   };
 }

@@ -29,6 +29,13 @@ export const ports = {
     from: "client",
     purpose: "event entry on the VIP",
   },
+  syslog: {
+    number: 514,
+    protocol: "tcp",
+    on: ["lb"],
+    from: "client",
+    purpose: "syslog over TCP on the VIP, if the configuration asks for it",
+  },
   haproxyStats: {
     number: 8404,
     protocol: "http",
@@ -66,6 +73,14 @@ export const ports = {
     from: "node",
     callers: ["lb"],
     purpose: "siem_ingestor replica (base, + slot)",
+  },
+  ingestorSyslog: {
+    number: 5514,
+    protocol: "tcp",
+    on: ["lb"],
+    from: "node",
+    callers: ["lb"],
+    purpose: "syslog of a siem_ingestor replica (base, + slot)",
   },
   zookeeperClient: {
     number: 2181,
@@ -135,7 +150,7 @@ export const publicPorts = {
 } as const satisfies Record<string, { tls: number; leadsTo: PortName }>;
 
 /** The port of a stateless replica: base + slot, so that several replicas fit on one node. */
-export function slotPort(name: "api" | "ingestor", slot: number): number {
+export function slotPort(name: "api" | "ingestor" | "ingestorSyslog", slot: number): number {
   const span = 100;
   if (!Number.isInteger(slot) || slot < 1 || slot >= span) {
     throw new RangeError(`slot of ${name} must be a whole number from 1 to ${span - 1}, but is ${slot}`);

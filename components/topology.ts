@@ -34,6 +34,8 @@ export interface Replica {
 /** A stateless replica has a port of its own. */
 export interface HttpReplica extends Replica {
   readonly port: number;
+  /** Where an ingestor takes syslog, if the configuration asks for it. */
+  readonly syslogPort?: number;
 }
 
 export interface Topology {
@@ -76,6 +78,8 @@ export const names = {
   databaseUser: "siem",
   eventsTable: "events_replicated",
   alertsTable: "alerts_replicated",
+  /** Events that a sender named but gave no time: the API settles by it which of several copies counts. */
+  undatedTable: "undated_replicated",
   eventsTopic: "ingest-events",
   alertsTopic: "alerts",
   /** Label on everything the stack makes in Docker; `down` and the tests look for leftovers by it. */
@@ -89,6 +93,8 @@ export interface TopologyOptions {
   readonly net?: string;
   /** Offset added to published host ports. @default ports are published as they are */
   readonly portOffset?: number;
+  /** The ingestors take syslog too. @default HTTP only */
+  readonly syslog?: boolean;
   /** Machines instead of anchors on a bridge: where each has its address, and the overlay address that moves. */
   readonly machines?: { readonly address: (role: Role, zone: number) => string; readonly vip: string };
 }
@@ -161,7 +167,11 @@ export function plan(options: TopologyOptions = {}): Topology {
     keepalived: place("keepalived", "lb", balancers),
     witness: { ...witness, name: `${prefix}witness`, alias: "witness" },
     api: http("siem-api", "api"),
-    ingestor: http("siem-ingestor", "ingestor"),
+    ingestor: http("siem-ingestor", "ingestor").map((replica) =>
+      options.syslog === true
+        ? { ...replica, syslogPort: slotPort("ingestorSyslog", replica.slot) }
+        : replica,
+    ),
     zookeeper: place("zookeeper", "stream", zones),
     kafka: place("kafka", "stream", zones),
     clickhouse: place("clickhouse", "store", zones),

@@ -175,16 +175,34 @@ function distinct(ranges: readonly string[]): readonly string[] {
   return [...new Set(ranges)];
 }
 
-/** The exact ports a service listens on, neighbours joined: of a service with slots, those of its replicas. */
+/**
+ * The exact ports a service listens on, neighbours joined: of a service with slots, those of its replicas; none of
+ * one that the configuration leaves out.
+ */
 function spansOf(name: PortName, topology: Topology): (readonly [number, number])[] {
-  if (name !== "api" && name !== "ingestor") return [[ports[name].number, ports[name].number]];
   const spans: [number, number][] = [];
-  for (const port of topology[name].map((replica) => replica.port).sort((a, b) => a - b)) {
+  for (const port of listening(name, topology).sort((a, b) => a - b)) {
     const last = spans.at(-1);
     if (last !== undefined && port <= last[1] + 1) last[1] = port;
     else spans.push([port, port]);
   }
   return spans;
+}
+
+function listening(name: PortName, { api, ingestor }: Topology): number[] {
+  const syslog = ingestor.flatMap(({ syslogPort }) => syslogPort ?? []);
+  switch (name) {
+    case "api":
+      return api.map(({ port }) => port);
+    case "ingestor":
+      return ingestor.map(({ port }) => port);
+    case "ingestorSyslog":
+      return syslog;
+    case "syslog":
+      return syslog.length === 0 ? [] : [ports.syslog.number];
+    default:
+      return [ports[name].number];
+  }
 }
 
 /** EC2 takes letters, digits, spaces and `._-:/()#,@[]+=&;{}!$*` in a description, 255 at most. */

@@ -3,6 +3,7 @@
 import { stringify } from "yaml";
 import { type AwsConfig } from "../config.ts";
 import { operator } from "../host/ssh.ts";
+import { ports } from "../ports.ts";
 import { type Node } from "../topology.ts";
 
 /** EC2 takes no more user data than this, bytes. */
@@ -191,9 +192,11 @@ AllowAgentForwarding no
 `;
 
 export function renderSysctl(reservedPorts: readonly number[]): string {
-  const ports = [...new Set(reservedPorts)].sort((a, b) => a - b).join(",");
+  const reserved = [...new Set(reservedPorts)].sort((a, b) => a - b).join(",");
   return `# A client's connection must not sit on a port that one of ours listens on.
-net.ipv4.ip_local_reserved_ports = ${ports}
+net.ipv4.ip_local_reserved_ports = ${reserved}
+# HAProxy is not root, and takes syslog where the configuration asks for it.
+net.ipv4.ip_unprivileged_port_start = ${ports.syslog.number}
 vm.max_map_count = 262144
 vm.swappiness = 1
 net.core.somaxconn = 4096

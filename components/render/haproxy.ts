@@ -11,6 +11,43 @@ function servers(prefix: string, replicas: readonly HttpReplica[]): string {
 }
 
 /**
+ * Syslog as it comes, to the ingestor with the fewest connections. Lines are rare on some connections, so an idle one
+ * stays for hours; a connection belongs to one replica, and its sender connects again when that one stops.
+ */
+function syslogEntry({ ingestor }: Topology): string {
+  const lines = ingestor.flatMap(({ slot, node, port, syslogPort }) =>
+    syslogPort === undefined
+      ? []
+      : [`    server ingestor${slot} ${node.address}:${syslogPort} check port ${port}`],
+  );
+  if (lines.length === 0) return "";
+  return `
+defaults
+    log global
+    mode tcp
+    option tcplog
+    option dontlognull
+    option redispatch
+    retries 3
+    timeout connect 2s
+    timeout client 4h
+    timeout server 4h
+    default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+
+frontend siem_syslog
+    bind *:${ports.syslog.number}
+    default_backend siem_syslog_backend
+
+backend siem_syslog_backend
+    balance leastconn
+    option httpchk GET /health
+    http-check expect status 200
+    http-check disable-on-404
+${lines.join("\n")}
+`;
+}
+
+/**
  * The load balancer's configuration, without any secret: the users of the statistics page stand in a second file
  * ({@link renderStatsUsers}). Fast checks instead of every 30 s, a stats socket, redispatch and retries: design §6.
  */
@@ -78,7 +115,7 @@ frontend health
     bind 127.0.0.1:${ports.haproxyHealth.number}
     option dontlog-normal
     http-request return status 200 content-type text/plain string ok
-`;
+${syslogEntry(topology)}`;
 }
 
 /** The users of the statistics page: the only part of the configuration that is secret. */

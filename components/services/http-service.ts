@@ -17,6 +17,8 @@ export interface HttpServiceArgs {
   readonly config: SiemConfig["api"];
   readonly healthPath: string;
   readonly environment: Readonly<Record<string, string>>;
+  /** Variables that differ between replicas. @default none */
+  readonly environmentOf?: (replica: HttpReplica) => Readonly<Record<string, string>>;
   /** Secrets by the name of their variable; delivered as `<NAME>_FILE` unless the config says `env`. */
   readonly secrets: Readonly<Record<string, pulumi.Output<string>>>;
   readonly after: readonly pulumi.Resource[];
@@ -37,6 +39,15 @@ export function databaseUrl(topology: Topology, password?: string): string {
   const hosts = topology.clickhouse.map((replica) => `${replica.alias}:${ports.clickhouseHttp.number}`);
   const user = password === undefined ? names.databaseUser : `${names.databaseUser}:${password}`;
   return `http://${user}@${hosts.join(",")}/${names.database}`;
+}
+
+/** Where an ingestor takes syslog, and for whom; nothing where the configuration doesn't ask for it. */
+export function syslogEnvironment(
+  { syslogPort }: HttpReplica,
+  { syslog }: SiemConfig["ingestor"],
+): Record<string, string> {
+  if (syslogPort === undefined || syslog === undefined) return {};
+  return { SYSLOG_ADDR: `0.0.0.0:${syslogPort}`, SYSLOG_TENANT: syslog.tenant };
 }
 
 export class HttpService extends pulumi.ComponentResource {
@@ -66,7 +77,11 @@ export class HttpService extends pulumi.ComponentResource {
           place,
           containerName: replica.name,
           image: place.host.ownImage(args.image),
-          environment: { ...environment, SERVER_ADDR: `0.0.0.0:${replica.port}` },
+          environment: {
+            ...environment,
+            SERVER_ADDR: `0.0.0.0:${replica.port}`,
+            ...args.environmentOf?.(replica),
+          },
           ...(config.secrets === "env" ? { secretEnvironment: args.secrets } : {}),
           files,
           memoryMb: 512,

@@ -2,7 +2,7 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type AwsConfig, parseConfig } from "../../components/config.ts";
+import { type AwsConfig, parseConfig, topologyOf as planOf } from "../../components/config.ts";
 import { witnessUrl } from "../../components/edge/witness.ts";
 import { isPublicRange, networkOf } from "../../components/network/addresses.ts";
 import { addressesByName } from "../../components/network/dns.ts";
@@ -92,20 +92,28 @@ describe("the rules, all of them,", () => {
     await expect(text).toMatchFileSnapshot(`../golden/security-group-rules-${name}.txt`);
   });
 
-  it("open exactly the ports of the table, each on the roles that listen on it", () => {
-    const config = awsConfig();
+  it.each([
+    ["without syslog", {}],
+    ["with syslog", { ingestor: { syslog: { tenant: "acme" } } }],
+  ])("open exactly the ports of the table, each on the roles that listen on it, %s", (_name, services) => {
+    const config = parseConfig({ target: "aws", aws: awsConfig(), ...services });
+    const all = rules(awsConfig(), planOf(config));
+    const slotted: readonly Port[] = [ports.api, ports.ingestor, ports.ingestorSyslog];
+    const optional: readonly Port[] = [ports.syslog, ports.ingestorSyslog];
     for (const port of Object.values(ports) as Port[]) {
-      const offset = port.number === ports.api.number || port.number === ports.ingestor.number ? 1 : 0;
-      const opened = rulesOf(config).filter(
+      const offset = slotted.includes(port) ? 1 : 0;
+      const opened = all.filter(
         (rule) =>
           rule.direction === "in" && rule.fromPort === port.number + offset && rule.group !== "access",
       );
-      const open = port.from !== "self" && port.from !== "admin";
+      const asked = config.ingestor.syslog !== undefined || !optional.includes(port);
+      const open = asked && port.from !== "self" && port.from !== "admin";
       expect([...new Set(opened.map((rule) => rule.group))], port.purpose).toEqual(open ? port.on : []);
     }
     const known = (Object.values(ports) as Port[]).map(({ number }) => number);
-    for (const rule of rulesOf(config).filter(({ direction }) => direction === "in")) {
-      const slot = [8091, 8191].includes(rule.fromPort) && rule.toPort === rule.fromPort + 2;
+    for (const rule of all.filter(({ direction }) => direction === "in")) {
+      const slot =
+        slotted.some(({ number }) => rule.fromPort === number + 1) && rule.toPort === rule.fromPort + 2;
       const fixed = rule.fromPort === rule.toPort && [...known, 22, 443, -1].includes(rule.fromPort);
       expect(slot || fixed, rule.name).toBe(true);
     }

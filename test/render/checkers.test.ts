@@ -52,8 +52,11 @@ const skipWithout = (image: string) => {
 describe.skipIf(skipWithout(publicImages.haproxy))("haproxy -c", () => {
   const files = { "10-users.cfg": renderStatsUsers("PASSWORD"), "20-haproxy.cfg": renderHaproxy(topology) };
   const command = ["haproxy", "-c", "-f", "/check/10-users.cfg", "-f", "/check/20-haproxy.cfg"];
-  it("accepts the rendered configuration", () => {
-    const result = check(publicImages.haproxy, files, command);
+  it.each([
+    ["", files],
+    [", with syslog", { ...files, "20-haproxy.cfg": renderHaproxy(plan({ syslog: true })) }],
+  ])("accepts the rendered configuration%s", (_name, rendered) => {
+    const result = check(publicImages.haproxy, rendered, command);
     expect(result.stderr + result.stdout).not.toMatch(/ALERT|WARNING/);
     expect(result.status).toBe(0);
   });

@@ -32,6 +32,7 @@ const environment = (values: Record<string, string>) =>
 
 const files: Record<string, string> = {
   "haproxy.cfg": renderHaproxy(topology),
+  "haproxy-syslog.cfg": renderHaproxy(plan({ syslog: true })),
   "haproxy-users.cfg": renderStatsUsers("PASSWORD"),
   "haproxy-config-writer.sh": renderConfigWriter(first(topology.haproxy), "haproxy-1-config", "local"),
   "zookeeper-1.env": environment(
