@@ -2,15 +2,11 @@
 
 import { instanceTypes } from "./aws-prices.ts";
 import { type AwsConfig } from "./config.ts";
+import { type Problem } from "./config-problems.ts";
 import { addressProblems, isPublicRange, networkOf } from "./network/addresses.ts";
 import { ruleProblems } from "./network/rules.ts";
 import { besideHeapMb } from "./services/memory.ts";
 import { names, plan } from "./topology.ts";
-
-export interface Problem {
-  readonly path: readonly (string | number)[];
-  readonly message: string;
-}
 
 /** Ranges wider than this count as "everybody", however they are split. */
 const widestPublicPrefix = 8;
@@ -54,7 +50,7 @@ function machineProblems(config: AwsConfig): Problem[] {
       return [
         {
           path: [role, "type"],
-          message: `${type} is not a type this project knows; for ${config.architecture} it knows ${fitting}. Another one needs a line in components/aws-prices.ts`,
+          message: `${JSON.stringify(type)} is not a type this project knows; for ${config.architecture} it knows ${fitting}. Another one needs a line in components/aws-prices.ts`,
         },
       ];
     }

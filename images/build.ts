@@ -38,7 +38,8 @@ const makings: Readonly<Record<OwnImage, Making>> = {
 const requireBanner =
   'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);';
 
-const bundling = {
+/** How every bundle is made. */
+export const bundling = {
   bundle: true,
   platform: "node",
   format: "esm",

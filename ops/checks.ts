@@ -81,6 +81,9 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
       }),
     );
   }
+  for (const { name, node } of topology.clickhouse) {
+    results.push(attempt("retention", name, () => running(`${name}-retention`, node)));
+  }
   for (const replica of topology.ingestor) {
     results.push(
       attempt("ingestor", replica.name, async () => {
@@ -241,7 +244,12 @@ async function probe(context: CheckContext): Promise<string> {
     "POST",
     "/v1/events",
     { authorization, "content-type": "application/json" },
-    JSON.stringify({ event_id: id, source_type: "probe", raw_event: "siem-ha verify" }),
+    JSON.stringify({
+      event_id: id,
+      event_timestamp: Math.floor(began / 1000),
+      source_type: "probe",
+      raw_event: "siem-ha verify",
+    }),
   );
   if (posted.status !== 202) throw new Error(`the ingestor answered ${posted.status}: ${posted.text}`);
   const acknowledged = Date.now();

@@ -2,6 +2,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { access, open, readFile } from "node:fs/promises";
+import { connect as dial } from "node:net";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -9,35 +10,57 @@ const logFile = "/var/log/dockerd.log";
 const startSeconds = 60;
 const packages = ["docker.io", "iptables", "ca-certificates"];
 
-/** Makes sure that `docker info` works, installing and starting the engine where that is ours to do. */
-export async function ensureDockerEngine(log: (line: string) => void): Promise<void> {
-  const refusal = await refusalOf();
+/** Docker's socket where nothing else is said; a daemon that we start listens there. */
+export const usualSocket = "unix:///var/run/docker.sock";
+const unlessTouched = "Nothing was touched.";
+
+/**
+ * Makes sure that a daemon answers at this address, installing and starting the engine where that is ours to do.
+ * @throws when none answers: why, and what to do.
+ */
+export async function ensureDockerEngine(
+  log: (line: string) => void,
+  dockerHost: string = process.env.DOCKER_HOST || usualSocket,
+  start = true,
+): Promise<void> {
+  const refusal = await refusalOf(dockerHost);
   if (refusal === undefined) return;
 
-  if (/permission denied/i.test(refusal)) {
+  if (/permission denied|EACCES/i.test(refusal)) {
     throw new Error(
-      'Docker runs, but you may not use it. Run: sudo usermod -aG docker "$USER", log in again, then run this again.',
+      `Docker runs, but you may not use it (${dockerHost}). ${unlessTouched} Run: sudo usermod -aG docker "$USER", log in again, then run this again.`,
     );
   }
-  const chosen = process.env.DOCKER_HOST;
-  if (chosen !== undefined && chosen !== "") {
+  if (dockerHost !== usualSocket) {
     throw new Error(
-      `No Docker daemon answers at DOCKER_HOST=${chosen}: ${refusal}. ` +
-        "Start that daemon, or unset DOCKER_HOST to use the one on this machine.",
+      `No Docker daemon answers at ${dockerHost}, which siem-ha:local dockerHost names: ${refusal}. ${unlessTouched} ` +
+        `Start that daemon, or take the setting away to use the one at ${usualSocket}.`,
+    );
+  }
+  const elsewhere = await contextHost();
+  if (elsewhere !== undefined) {
+    throw new Error(
+      `No Docker daemon answers at ${dockerHost} (${refusal}), but your docker command is set to ${elsewhere}. ${unlessTouched} ` +
+        `To deploy there, set siem-ha:local dockerHost: ${elsewhere}`,
     );
   }
   const system = await distribution();
   if (process.platform !== "linux" || !isDebianLike(system)) {
     throw new Error(
-      `No Docker daemon answers (${refusal}), and on ${system.PRETTY_NAME ?? process.platform} none is installed for you. ` +
+      `No Docker daemon answers (${refusal}), and on ${system.PRETTY_NAME ?? process.platform} none is installed for you. ${unlessTouched} ` +
         "Install Docker Engine (https://docs.docker.com/engine/install/) or start Docker Desktop, then run this again.",
     );
   }
   if (process.getuid?.() !== 0) {
     throw new Error(
-      `No Docker daemon answers (${refusal}), and only root may install or start one. Run: ` +
+      `No Docker daemon answers (${refusal}), and only root may install or start one. ${unlessTouched} Run: ` +
         `sudo apt-get update && sudo apt-get install -y ${packages.join(" ")} && sudo adduser "$USER" docker, ` +
         "log in again, then run this again.",
+    );
+  }
+  if (!start) {
+    throw new Error(
+      `No Docker daemon answers (${refusal}). ${unlessTouched} Start it, then run this again: npm run up starts one by itself.`,
     );
   }
 
@@ -57,17 +80,52 @@ export async function ensureDockerEngine(log: (line: string) => void): Promise<v
   await waitUntilItAnswers();
 }
 
+const answerSeconds = 20;
+
 /** Why the daemon does not answer; undefined if it does. */
-async function refusalOf(): Promise<string | undefined> {
+export async function refusalOf(dockerHost: string): Promise<string | undefined> {
+  const socket = dockerHost.replace(/^unix:\/\//, "");
+  const code = dockerHost === socket ? undefined : await dialed(socket);
+  if (code === "ENOENT") return `there is no socket ${socket}`;
+  if (code === "ECONNREFUSED") return `nobody listens on the socket ${socket}`;
+  if (code === "ENOTSOCK") return `${socket} is not a socket`;
+  if (code !== undefined) return `${socket}: ${code}`;
   try {
     // The format makes the client ask the server; a plain `docker info` exits 0 with a dead daemon.
-    await run("docker", ["info", "--format", "{{.ServerVersion}}"], { timeout: 20_000 });
+    await run("docker", ["-H", dockerHost, "info", "--format", "{{.ServerVersion}}"], {
+      timeout: answerSeconds * 1000,
+    });
     return undefined;
   } catch (error) {
-    const { code, stderr } = error as { code?: unknown; stderr?: string };
+    const { code, killed, stderr } = error as { code?: unknown; killed?: boolean; stderr?: string };
     if (code === "ENOENT") return "there is no docker command on PATH";
+    if (killed === true) return `no answer within ${answerSeconds} s`;
     return stderr?.trim().split("\n").at(-1) || String(error);
   }
+}
+
+/** Why a socket can't be connected to; undefined if it can. */
+function dialed(socket: string): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const caller = dial(socket);
+    caller.once("connect", () => {
+      caller.destroy();
+      resolve(undefined);
+    });
+    caller.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+  });
+}
+
+/** Where the `docker` command of this user goes, if that is another daemon than the usual one. */
+async function contextHost(): Promise<string | undefined> {
+  const host = await run("docker", ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], {
+    env: { ...process.env, DOCKER_HOST: "" },
+  }).then(
+    ({ stdout }) => stdout.trim(),
+    () => "",
+  );
+  if (host === "" || host === usualSocket) return undefined;
+  return (await refusalOf(host)) === undefined ? host : undefined;
 }
 
 async function startByHand(): Promise<void> {
@@ -89,7 +147,7 @@ async function waitUntilItAnswers(): Promise<void> {
   const deadline = Date.now() + startSeconds * 1000;
   let refusal: string | undefined = "it was not asked yet";
   while (Date.now() < deadline) {
-    refusal = await refusalOf();
+    refusal = await refusalOf(usualSocket);
     if (refusal === undefined) return;
     await new Promise((resolve) => setTimeout(resolve, 500));
   }

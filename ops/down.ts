@@ -1,16 +1,29 @@
 // `npm run down`: removes everything of a stack, with --keep-data everything but its data volumes.
 
-import { rmSync } from "node:fs";
-import { join } from "node:path";
 import { Command } from "commander";
 import { labelOf } from "../components/config.ts";
+import { alone } from "./command.ts";
 import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
+import { reasonOf, remedyFor } from "./remedies.ts";
 import { connect, inventory } from "./daemon.ts";
-import { ensurePulumi } from "./toolchain.ts";
-import { openStack, releaseDeadLock, stackConfig, stateDirectory, unprotect } from "./workspace.ts";
+import { ensureDaemon, ensurePulumi } from "./toolchain.ts";
+import {
+  forgetSecrets,
+  mendState,
+  openStack,
+  releaseDeadLock,
+  stackConfig,
+  stateDirectory,
+  unprotect,
+} from "./workspace.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
+const progress = new Progress(print);
+
+function again(stackName: string, keepData: boolean): string {
+  return `npm run down -- -s ${stackName}${keepData ? " --keep-data" : ""}`;
+}
 
 async function down(stackName: string, keepData: boolean): Promise<void> {
   const config = stackConfig(stackName);
@@ -21,10 +34,12 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
       `${stackName} is a production stack: its data is protected, and this command does not take it down. docs/aws.md says how, step by step.`,
     );
   }
-  const stack = await openStack(stackName, await ensurePulumi(print, config.target));
-  const progress = new Progress(print);
-  if (await releaseDeadLock(stack)) print("  released the lock of an operation that was killed");
-  if (local) await removeLeftovers(stack, label, config, print);
+  if (local) await ensureDaemon(print, config.local.dockerHost, { start: false });
+  const pulumi = await ensurePulumi(print, config.target);
+  if (mendState(stackName)) print("  the stack's state was broken: the version before it is used");
+  const stack = await openStack(stackName, pulumi);
+  const killed = await releaseDeadLock(stack, print);
+  if (local) await removeLeftovers(stack, { label, config, killed, log: print });
   const data = await unprotect(
     stack,
     (resource) => keepData && resource.type === "docker:index/volume:Volume",
@@ -37,9 +52,13 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
       ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
     });
   } catch (error) {
-    throw new Error(`down failed:\n${progress.errors.join("\n") || (error as Error).message}`, {
-      cause: error,
+    const reason = reasonOf(progress.errors, error);
+    const remedy = await remedyFor(reason, {
+      command: again(stackName, keepData),
+      stackName,
+      places: { "the stack's state": stateDirectory },
     });
+    throw new Error(`down failed:\n${reason}\n${remedy}`, { cause: error });
   }
   const left = local
     ? await inventory(connect(config.local.dockerHost), label)
@@ -53,7 +72,7 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
     return;
   }
   await stack.workspace.removeStack(stackName);
-  rmSync(join(stateDirectory, "work", `Pulumi.${stackName}.yaml`), { force: true });
+  forgetSecrets(stackName);
   print("everything is gone");
 }
 
@@ -62,12 +81,15 @@ const program = new Command("down")
   .option("-s, --stack <name>", "the stack", "local")
   .option("--keep-data", "keep the data volumes and the secrets; the next up uses them again", false)
   .action(async ({ stack, keepData }: { stack: string; keepData: boolean }) => {
-    try {
-      await down(stack, keepData);
-    } catch (error) {
-      process.stderr.write(`${(error as Error).message}\n`);
-      process.exitCode = 1;
-    }
+    await alone({
+      name: "npm run down",
+      stack,
+      whereItStands: () =>
+        progress.changes === 0
+          ? `Interrupted before anything was removed. To go on: ${again(stack, keepData)}`
+          : `Interrupted half-way: ${progress.changes} things are gone, the rest is still there and recorded. To go on: ${again(stack, keepData)}. To have the stack back: npm run up -- -s ${stack}`,
+      run: () => down(stack, keepData),
+    });
   });
 await program.parseAsync();
 process.exit();

@@ -1,40 +1,107 @@
 // What an interrupted operation made in Docker but never recorded: it would block its names for ever.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Stack } from "@pulumi/pulumi/automation/index.js";
+import type Docker from "dockerode";
 import { type SiemConfig } from "../components/config.ts";
 import { names } from "../components/topology.ts";
 import { connect, inventory } from "./daemon.ts";
-import { recorded } from "./workspace.ts";
+import { forgetPending, recorded } from "./workspace.ts";
+
+export interface LeftoversArgs {
+  /** Value of the label on everything the stack made. */
+  readonly label: string;
+  readonly config: SiemConfig;
+  /** Whether an engine of this stack was killed: its plugins may still be at the last thing they were asked for. */
+  readonly killed: boolean;
+  readonly log: (line: string) => void;
+}
+
+/** Plugins notice within two seconds that their engine is gone. */
+const settling = 2500;
+
+/** What is there, once nobody makes anything any more. */
+async function settled(docker: Docker, label: string) {
+  for (let before = ""; ;) {
+    const found = await inventory(docker, label);
+    const now = JSON.stringify(found);
+    if (now === before) return found;
+    before = now;
+    await sleep(settling);
+  }
+}
+
+/** Everything that the stack has in Docker, as far as its state tells whose it is. */
+export interface Found {
+  /** Begun by this state and never finished: to be removed. */
+  readonly containers: readonly { readonly id: string; readonly name: string }[];
+  readonly networks: readonly { readonly id: string; readonly name: string }[];
+  /** Containers that this state knows nothing of. */
+  readonly strangers: readonly string[];
+}
+
+/**
+ * Tells leftovers from strangers. Volumes are neither: one that was made and not recorded is found by its name when it
+ * is made again, and what is on it stays.
+ */
+export function sort(
+  there: {
+    readonly containers: readonly { readonly id: string; readonly name: string }[];
+    readonly networks: readonly { readonly id: string; readonly name: string }[];
+  },
+  state: Awaited<ReturnType<typeof recorded>>,
+): Found {
+  const known = new Set(state.resources.map((resource) => resource.id));
+  const begun = new Set(state.pending_operations.map(({ resource }) => resource.inputs?.name));
+  // A proxy's configuration is written by a container that lives for a second and is in no state.
+  const volumes = new Set(
+    [...state.resources, ...state.pending_operations.map(({ resource }) => resource)]
+      .filter(({ type }) => type === "docker:index/volume:Volume")
+      .map(({ inputs }) => inputs?.name),
+  );
+  const ours = (name: string) => begun.has(name) || volumes.has(name);
+  const unknown = there.containers.filter(({ id }) => !known.has(id));
+  return {
+    containers: unknown.filter(({ name }) => ours(name)),
+    networks: there.networks.filter(({ id, name }) => !known.has(id) && begun.has(name)),
+    strangers: unknown.map(({ name }) => name).filter((name) => !ours(name)),
+  };
+}
 
 /**
  * Removes containers and networks that this state was about to make when it was interrupted.
  * @throws when there are containers of this stack that this state knows nothing of: they are somebody else's work.
  */
-export async function removeLeftovers(
-  stack: Stack,
-  label: string,
-  config: SiemConfig,
-  log: (line: string) => void,
-): Promise<void> {
-  const { resources, pending_operations: pending } = await recorded(stack);
-  const known = new Set(resources.map((resource) => resource.id));
-  const begun = new Set(pending.map(({ resource }) => resource.inputs?.name));
+export async function removeLeftovers(stack: Stack, args: LeftoversArgs): Promise<void> {
+  const { label, config, killed, log } = args;
   const docker = connect(config.local.dockerHost);
-  const { containers, networks } = await inventory(docker, label);
-  const unknown = containers.filter(({ id }) => !known.has(id));
-  const strangers = unknown.map(({ name }) => name).filter((name) => !begun.has(name));
+  const there = killed ? await settled(docker, label) : await inventory(docker, label);
+  const { containers, networks, strangers } = sort(there, await recorded(stack));
   if (strangers.length > 0) {
     throw new Error(
       `Containers of the stack ${stack.name} run here that this state does not know: ${strangers.join(", ")}. Another clone or another Pulumi backend made them; nothing was touched. Use that one; or, if it is lost, remove them first: docker rm -f $(docker ps -aq --filter label=${names.label}=${label}) (their data volumes stay, but the secrets that protect the data are lost with that state).`,
     );
   }
-  for (const { id, name } of unknown) {
+  for (const { id, name } of containers) {
     log(`  removed ${name}, left by an interrupted up`);
-    await docker.getContainer(id).remove({ force: true, v: true });
+    await docker
+      .getContainer(id)
+      .remove({ force: true, v: true })
+      .catch((error: { statusCode?: number }) => {
+        // It ended just now, and removed itself.
+        if (error.statusCode !== 404) throw error;
+      });
   }
   for (const { id, name } of networks) {
-    if (known.has(id) || !begun.has(name)) continue;
     log(`  removed the network ${name}, left by an interrupted up`);
     await docker.getNetwork(id).remove();
   }
+}
+
+/**
+ * After a deploy that came to its end nothing is half-made any more. The engine would keep what it once began for ever,
+ * and take another stack's container of that name for a leftover one day.
+ */
+export async function finishLeftovers(stack: Stack): Promise<void> {
+  if ((await recorded(stack)).pending_operations.length > 0) await forgetPending(stack);
 }

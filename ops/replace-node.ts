@@ -9,6 +9,7 @@ import { Command } from "commander";
 import { topologyOf } from "../components/config.ts";
 import { type Node, type Topology } from "../components/topology.ts";
 import { type CheckResult, runChecks } from "./checks.ts";
+import { alone } from "./command.ts";
 import { reachOf } from "./daemon.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
@@ -240,7 +241,7 @@ async function main(stackName: string, alias: string, yes: boolean, lost: boolea
     throw new Error(`${stackName} runs on one Docker daemon, and has no machines to replace`);
   }
   const stack: Stack = await openStack(stackName, await ensurePulumi(print, config.target));
-  if (await releaseDeadLock(stack)) print("  released the lock of an operation that was killed");
+  await releaseDeadLock(stack, print);
   const topology = topologyOf(config);
   const around: Surroundings = {
     topology,
@@ -301,12 +302,13 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
     .option("-y, --yes", "don't ask", false)
     .option("--lost", "the machine is lost already: checks that only miss it don't count", false)
     .action(async (node: string, { stack, yes, lost }: { stack: string; yes: boolean; lost: boolean }) => {
-      try {
-        await main(stack, node, yes, lost);
-      } catch (error) {
-        process.stderr.write(`${(error as Error).message}\n`);
-        process.exitCode = 1;
-      }
+      await alone({
+        name: "npm run replace-node",
+        stack,
+        whereItStands: () =>
+          `Interrupted. If ${node} was being replaced already, npm run up -- -s ${stack} goes on where it stopped; its data disk was not touched.`,
+        run: () => main(stack, node, yes, lost),
+      });
     });
   await program.parseAsync();
   // The engine's connections would keep the process alive.

@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const oldest = [20, 19, 4];
@@ -24,9 +24,10 @@ if (!existsSync(marker) || statSync(marker).mtimeMs < statSync(lock).mtimeMs) {
     process.exit(status ?? 1);
   }
 }
-const [script, ...rest] = process.argv.slice(2);
-const { status, signal } = spawnSync(process.execPath, ["--import", "tsx", `${root}/${script}`, ...rest], {
-  cwd: root,
-  stdio: "inherit",
-});
-process.exit(status ?? (signal === null ? 1 : 130));
+// In this very process, so that a signal has one receiver and the exit code is the command's own.
+const { register } = await import("tsx/esm/api");
+register();
+const [script] = process.argv.splice(2, 1);
+process.argv[1] = `${root}/${script}`;
+process.chdir(root);
+await import(pathToFileURL(process.argv[1]).href);

@@ -1,15 +1,14 @@
-// `npm run schema`: writes the JSON Schema of Pulumi.<stack>.yaml, so that editors complete and check those files.
+// The JSON Schema of Pulumi.<stack>.yaml, so that editors complete and check those files (`npm run schema`).
 // Types, limits and patterns come from the zod schema, descriptions from the comments beside its keys.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { pathToFileURL } from "node:url";
 import { format, resolveConfig } from "prettier";
 import ts from "typescript";
 import { z } from "zod";
 import { instanceTypes } from "../components/aws-prices.ts";
-import { configSchema, secretKeys } from "../components/config.ts";
-import { project, root } from "./workspace.ts";
+import { configSchema, previousKey, project, secretKeys } from "../components/config.ts";
+import { root } from "./workspace.ts";
 
 export interface JsonSchema {
   description?: string;
@@ -25,16 +24,20 @@ const configPath = join(root, "components/config.ts");
 export async function renderSchema(): Promise<string> {
   const config = z.toJSONSchema(configSchema, { io: "input", target: "draft-7" }) as JsonSchema;
   delete config["$schema"];
-  describe(config, comments(configPath, "configSchema"));
+  describe(config, comments("configSchema"));
   for (const role of ["lb", "stream", "store"]) {
     property(property(property(config, "aws"), role), "type").enum = Object.keys(instanceTypes);
   }
   const keys = Object.fromEntries(
     Object.entries(config.properties ?? {}).map(([key, schema]) => [`${project}:${key}`, schema]),
   );
-  for (const [key, least] of Object.entries(secretKeys)) {
+  const zones = property(property(config, "aws"), "zones");
+  zones["uniqueItems"] = true;
+  const secrets = { ...secretKeys, [previousKey]: secretKeys.jwtSecret };
+  for (const [key, least] of Object.entries(secrets)) {
+    const value = key === previousKey ? "" : ' "$(openssl rand -hex 32)"';
     keys[`${project}:${key}`] = {
-      description: `Secret of at least ${least} characters, encrypted. Set it with: pulumi config set --secret ${key} "$(openssl rand -hex 32)"`,
+      description: `Secret of at least ${least} characters, encrypted. Set it with: pulumi config set --secret ${key}${value}`,
       type: "object",
       properties: { secure: { type: "string" } },
       required: ["secure"],
@@ -55,7 +58,7 @@ export async function renderSchema(): Promise<string> {
         additionalProperties: false,
         required: (config["required"] as string[]).map((key) => `${project}:${key}`),
         if: { properties: { [`${project}:target`]: { const: "aws" } } },
-        then: { required: [`${project}:aws`] },
+        then: { required: [`${project}:aws`], not: { required: [`${project}:local`] } },
         else: { not: { required: [`${project}:aws`] } },
       },
     },
@@ -73,19 +76,34 @@ function property(schema: JsonSchema, key: string): JsonSchema {
 }
 
 /** What the comment beside a key says, and what those inside it say. */
-interface Comments {
+export interface Comments {
+  /** What it is. */
   readonly text?: string;
+  /** What happens without it. */
+  readonly default?: string;
+  /** What a changed value does to a running stack. */
+  readonly change?: string;
   readonly keys: Readonly<Record<string, Comments>>;
 }
 
-function describe(schema: JsonSchema, { text, keys }: Comments): void {
-  if (text !== undefined) schema.description = text;
+function describe(schema: JsonSchema, { text, default: fallback, change, keys }: Comments): void {
+  const parts = [
+    text,
+    fallback === undefined ? undefined : `Default: ${fallback}.`,
+    change === undefined ? undefined : `Changed on a running stack: ${change}.`,
+  ].filter((part) => part !== undefined);
+  if (parts.length > 0) schema.description = parts.join(" ");
   for (const [key, comment] of Object.entries(keys)) describe(property(schema, key), comment);
 }
 
-/** Reads the comments of a zod object out of its source: a comment says more than a repetition of it would. */
-function comments(path: string, name: string): Comments {
-  const source = ts.createSourceFile(path, readFileSync(path, "utf8"), ts.ScriptTarget.Latest, true);
+/** Reads the comments of an object in components/config.ts out of its source: no repetition of them can go stale. */
+export function comments(name: string): Comments {
+  const source = ts.createSourceFile(
+    configPath,
+    readFileSync(configPath, "utf8"),
+    ts.ScriptTarget.Latest,
+    true,
+  );
   const values = new Map<string, ts.Expression>();
   source.forEachChild((node) => {
     if (!ts.isVariableStatement(node)) return;
@@ -93,55 +111,61 @@ function comments(path: string, name: string): Comments {
       if (ts.isIdentifier(variable) && initializer !== undefined) values.set(variable.text, initializer);
     }
   });
+  /** What a schema that extends another one builds on. */
+  const baseOf = (node: ts.Expression): ts.Expression | undefined => {
+    if (ts.isIdentifier(node)) {
+      const value = values.get(node.text);
+      return value === undefined ? undefined : baseOf(value);
+    }
+    if (!ts.isCallExpression(node) || !ts.isPropertyAccessExpression(node.expression)) return undefined;
+    const { name: method, expression } = node.expression;
+    return method.text === "extend" ? expression : baseOf(expression);
+  };
   /** The object literal that an expression such as `z.strictObject({…}).optional()` or `named.prefault({})` is about. */
   const shapeOf = (node: ts.Expression): ts.ObjectLiteralExpression | undefined => {
     if (ts.isIdentifier(node)) {
       const value = values.get(node.text);
       return value === undefined ? undefined : shapeOf(value);
     }
+    if (ts.isObjectLiteralExpression(node)) return node;
+    if (ts.isAsExpression(node)) return shapeOf(node.expression);
     if (ts.isArrowFunction(node)) return ts.isBlock(node.body) ? undefined : shapeOf(node.body);
     if (!ts.isCallExpression(node)) return undefined;
     const { expression, arguments: given } = node;
     if (!ts.isPropertyAccessExpression(expression)) return shapeOf(expression);
     const [first] = given;
-    if (expression.name.text === "strictObject" && first !== undefined) {
+    if (["strictObject", "extend"].includes(expression.name.text) && first !== undefined) {
       return ts.isObjectLiteralExpression(first) ? first : undefined;
     }
     return shapeOf(expression.expression);
   };
   const read = (node: ts.Expression): Comments["keys"] => {
-    const keys: Record<string, Comments> = {};
+    const base = baseOf(node);
+    const keys: Record<string, Comments> = base === undefined ? {} : { ...read(base) };
     for (const member of shapeOf(node)?.properties ?? []) {
       if (!ts.isPropertyAssignment(member)) continue;
       const key = ts.isComputedPropertyName(member.name) ? undefined : member.name.text;
       if (key === undefined) continue;
-      const text = textOf(member);
-      keys[key] = { ...(text === undefined ? {} : { text }), keys: read(member.initializer) };
+      keys[key] = { ...commentOf(member), keys: read(member.initializer) };
     }
     return keys;
   };
   const start = values.get(name);
-  if (start === undefined) throw new Error(`${relative(root, path)} has no ${name}`);
+  if (start === undefined) throw new Error(`${relative(root, configPath)} has no ${name}`);
   return { keys: read(start) };
 }
 
-function textOf(node: ts.Node): string | undefined {
-  const parts: string[] = [];
-  for (const doc of ts.getJSDocCommentsAndTags(node)) {
-    const comment = ts.getTextOfJSDocComment(doc.comment)?.replace(/\s+/g, " ").trim();
-    if (comment === undefined || comment === "") continue;
-    if (ts.isJSDoc(doc)) parts.push(comment);
-    else if (doc.tagName.text === "default") parts.push(`Default: ${comment}.`);
-    if (!ts.isJSDoc(doc)) continue;
+function commentOf(node: ts.Node): Omit<Comments, "keys"> {
+  const found: Record<string, string> = {};
+  const plain = (comment: ts.JSDoc["comment"]) =>
+    ts.getTextOfJSDocComment(comment)?.replace(/\s+/g, " ").trim();
+  for (const doc of ts.getJSDocCommentsAndTags(node).filter(ts.isJSDoc)) {
+    const text = plain(doc.comment);
+    if (text) found["text"] = text;
     for (const tag of doc.tags ?? []) {
-      const value = ts.getTextOfJSDocComment(tag.comment)?.replace(/\s+/g, " ").trim();
-      if (tag.tagName.text === "default" && value) parts.push(`Default: ${value}.`);
+      const value = plain(tag.comment);
+      if (value && ["default", "change"].includes(tag.tagName.text)) found[tag.tagName.text] = value;
     }
   }
-  return parts.length === 0 ? undefined : parts.join(" ");
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  writeFileSync(schemaPath, await renderSchema());
-  process.stdout.write(`${relative(root, schemaPath)} is up to date\n`);
+  return found;
 }

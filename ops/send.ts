@@ -1,12 +1,13 @@
 // `npm run send -- FILE`: posts log lines through the VIP and waits until every acknowledged one can be read.
 
-import { createReadStream } from "node:fs";
+import { createReadStream, existsSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { topologyOf } from "../components/config.ts";
 import { uuidV7 } from "../services/ingestor/event.ts";
+import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
 import { entry } from "./entry.ts";
 import { ensurePulumi } from "./toolchain.ts";
@@ -170,6 +171,15 @@ async function main(file: string | undefined, options: { stack: string; tenant: 
   if (!Number.isInteger(batchSize) || batchSize < 1 || batchSize > 10000) {
     throw new Error(`--batch must be a whole number from 1 to 10000, but is ${options.batch}`);
   }
+  if (!isTenantName(options.tenant)) {
+    throw new Error(`--tenant must be ${tenantRule}, but is ${JSON.stringify(options.tenant)}`);
+  }
+  const path = file === undefined || file === "-" ? undefined : resolve(process.env["INIT_CWD"] ?? ".", file);
+  if (path !== undefined && statSync(path, { throwIfNoEntry: false })?.isDirectory() !== false) {
+    throw new Error(
+      `${path} ${existsSync(path) ? "is a directory" : "does not exist"}: give a file of log lines, or "-" for standard input`,
+    );
+  }
   const config = stackConfig(options.stack);
   const stack = await openStack(
     options.stack,
@@ -186,10 +196,7 @@ async function main(file: string | undefined, options: { stack: string; tenant: 
   let shown = 0;
   const open = () =>
     createInterface({
-      input:
-        file === undefined || file === "-"
-          ? process.stdin
-          : createReadStream(resolve(process.env["INIT_CWD"] ?? ".", file)),
+      input: path === undefined ? process.stdin : createReadStream(path),
       crlfDelay: Infinity,
     });
   const result = await send(open, { api, ingest, token }, batchSize, (acknowledged) => {

@@ -1,23 +1,46 @@
 // `npm run up`: from a fresh clone to a running, proved stack, and nothing to do the second time.
 
-import { createServer } from "node:net";
 import { Command } from "commander";
 import { labelOf, replacementsOf, type SiemConfig, topologyOf } from "../components/config.ts";
-import { ownImages } from "../components/images.ts";
 import { statsUser } from "../components/render/haproxy.ts";
 import { type Topology } from "../components/topology.ts";
-import { buildImage } from "../images/build.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
-import { connect, inventory, reachOf } from "./daemon.ts";
+import { alone } from "./command.ts";
+import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
-import { removeLeftovers } from "./leftovers.ts";
+import { finishLeftovers, removeLeftovers } from "./leftovers.ts";
+import { needs, routesHere, shortage, survey, takenNames, takenPort, takenRange } from "./preflight.ts";
 import { Progress } from "./progress.ts";
+import { reasonOf, remedyFor } from "./remedies.ts";
 import { renderResults } from "./report.ts";
-import { ensureDocker, ensurePulumi } from "./toolchain.ts";
-import { openStack, readSecret, releaseDeadLock, stackConfig } from "./workspace.ts";
+import { dockerRoot, ensureDaemon, ensureDocker, ensurePulumi, missingImages } from "./toolchain.ts";
+import {
+  mendState,
+  openStack,
+  readSecret,
+  releaseDeadLock,
+  stackConfig,
+  stateDirectory,
+} from "./workspace.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
+const progress = new Progress(print);
+/** How far it has come, for a person who interrupts it. */
+let phase: "before" | "deploy" | "verify" = "before";
+
+const again = (stackName: string) => `npm run up${stackName === "local" ? "" : ` -- -s ${stackName}`}`;
+
+function whereItStands(stackName: string): string {
+  switch (phase) {
+    case "before":
+      return `Interrupted before anything of the stack was touched. To begin again: ${again(stackName)}`;
+    case "deploy":
+      return `Interrupted half-way: ${progress.changes} changes are done and recorded, the rest is still to come. Run ${again(stackName)} again: it goes on where it stopped. To remove it all: npm run down -- -s ${stackName}`;
+    case "verify":
+      return `Interrupted after the deploy: the stack is up, its checks were not finished. To check it: npm run verify -- -s ${stackName}`;
+  }
+}
 
 async function stage<T>(name: string, run: () => Promise<T>): Promise<T> {
   const began = Date.now();
@@ -27,27 +50,19 @@ async function stage<T>(name: string, run: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** Refuses before anything is touched when a port that a new anchor would publish is taken. */
-async function checkPorts(
-  topology: Topology,
-  config: SiemConfig,
-  existing: ReadonlySet<string>,
-): Promise<void> {
-  for (const node of topology.nodes.filter((n) => !existing.has(n.name))) {
-    for (const { external } of node.published) {
-      await new Promise<void>((resolve, reject) => {
-        const probe = createServer();
-        probe.once("error", (error: NodeJS.ErrnoException) => {
-          reject(
-            new Error(
-              `port ${external} on 127.0.0.1, which ${node.name} publishes, can't be used (${error.code ?? error.message}); nothing was touched. End what listens there, or set siem-ha:local portOffset (now ${config.local.portOffset}, allowed 0 to 9000)`,
-            ),
-          );
-        });
-        probe.listen(external, "127.0.0.1", () => probe.close(() => resolve()));
-      });
-    }
-  }
+/** Refuses, before anything is touched, what would stop the deploy half-way. */
+async function preflight(topology: Topology, config: SiemConfig, label: string): Promise<void> {
+  const { dockerHost } = config.local;
+  const daemon = await survey(connect(dockerHost));
+  const range = takenRange(daemon, routesHere(), topology, label);
+  const problems = [
+    takenNames(daemon, topology, label),
+    range.problem,
+    await takenPort(daemon, topology, config),
+    await shortage(needs(stateDirectory, await dockerRoot(dockerHost), await missingImages(config))),
+  ].filter((problem) => problem !== undefined);
+  if (problems.length > 0) throw new Error(`${problems.join("\n")}\nNothing was touched.`);
+  if (range.warning !== undefined) print(`  warning: ${range.warning}`);
 }
 
 async function up(stackName: string): Promise<void> {
@@ -57,33 +72,36 @@ async function up(stackName: string): Promise<void> {
   const label = labelOf(config, stackName);
   const local = config.target === "local";
   if (local) {
-    await stage("Docker and images", async () => {
-      await ensureDocker(print, config.local.dockerHost);
-      // The program builds an image when its source changes; one that somebody removed is built here.
-      const replacements = replacementsOf(config);
-      for (const name of ownImages) if (replacements[name] === undefined) buildImage(name, print);
-    });
+    await ensureDaemon(print, config.local.dockerHost);
+    await preflight(topology, config, label);
+    await stage("Docker and images", () =>
+      ensureDocker(print, config.local.dockerHost, replacementsOf(config)),
+    );
   }
   const pulumi = await stage("Pulumi", () => ensurePulumi(print, config.target));
-  if (local) {
-    const existing = (await inventory(connect(config.local.dockerHost), label)).containers;
-    await checkPorts(topology, config, new Set(existing.map((container) => container.name)));
-  }
+  if (mendState(stackName)) print("  the stack's state was broken: the version before it is used");
   const stack = await openStack(stackName, pulumi);
-  if (await releaseDeadLock(stack)) print("  released the lock of an up that was killed");
-  if (local) await removeLeftovers(stack, label, config, print);
-  const progress = new Progress(print);
+  const killed = await releaseDeadLock(stack, print);
+  if (local) await removeLeftovers(stack, { label, config, killed, log: print });
+  phase = "deploy";
   await stage("deploy", async () => {
     try {
       await stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
     } catch (error) {
-      const reason = progress.errors.length > 0 ? progress.errors.join("\n") : (error as Error).message;
-      const remedy = reason.includes("marked for protection")
-        ? `A change to a node, its network or its data volume would destroy what is on it, so nothing of that was done, whatever the message above says about flags. Undo the change in Pulumi.${stackName}.yaml; or, for nodes and networks, let the stack stand still for a minute: npm run down -- -s ${stackName} --keep-data, then npm run up -- -s ${stackName}.`
-        : "Mend the cause and run it again: it goes on where it stopped.";
+      const reason = reasonOf(progress.errors, error);
+      const remedy = await remedyFor(reason, {
+        command: again(stackName),
+        stackName,
+        places: {
+          "the stack's state": stateDirectory,
+          ...(local ? { Docker: await dockerRoot(config.local.dockerHost) } : {}),
+        },
+      });
       throw new Error(`the deploy failed:\n${reason}\n${remedy}`, { cause: error });
     }
   });
+  if (local) await finishLeftovers(stack);
+  phase = "verify";
   print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);
   const jwtSecret = await readSecret(stack, "jwtSecret");
   const reach = await reachOf(config, stack);
@@ -122,12 +140,12 @@ const program = new Command("up")
   .description("deploys the stack and proves that it works")
   .option("-s, --stack <name>", "the stack", "local")
   .action(async ({ stack }: { stack: string }) => {
-    try {
-      await up(stack);
-    } catch (error) {
-      process.stderr.write(`${(error as Error).message}\n`);
-      process.exitCode = 1;
-    }
+    await alone({
+      name: "npm run up",
+      stack,
+      whereItStands: () => whereItStands(stack),
+      run: () => up(stack),
+    });
   });
 await program.parseAsync();
 // The engine's connections would keep the process alive.

@@ -2,6 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { plan } from "../components/topology.ts";
+import { namesOf } from "../ops/preflight.ts";
 import { type Registration, runProgram, testSecrets } from "./mocks.ts";
 
 let resources: readonly Registration[];
@@ -28,14 +29,26 @@ describe("the local stack", () => {
       "docker:index/network:Network": 1,
       // Five public ones, three of our own.
       "docker:index/remoteImage:RemoteImage": 5 + 3,
-      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy and two Keepalived.
-      "docker:index/container:Container": 9 + 15 + 4,
+      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; retention beside each ClickHouse; two
+      // HAProxy and two Keepalived.
+      "docker:index/container:Container": 9 + 15 + 3 + 4,
       // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations.
       "docker:index/volume:Volume": 12 + 2,
       // Three image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
       // migration; HAProxy: two configurations, two gates, one "ready".
       "command:local:Command": 3 + 10 + 5 + 3 + 5,
     });
+  });
+
+  it("has no name that `up` doesn't look at beforehand", () => {
+    const { containers: looked, volumes, network } = namesOf(plan());
+    const named = (type: string) => ofType(type).map(({ inputs }) => inputs["name"]);
+    // Those that write HAProxy's configuration are no resources: they live for a second.
+    expect(looked.filter((name) => !name.endsWith("-config")).sort()).toEqual(
+      named("docker:index/container:Container").sort(),
+    );
+    expect([...volumes].sort()).toEqual(named("docker:index/volume:Volume").sort());
+    expect([network]).toEqual(named("docker:index/network:Network"));
   });
 
   it("gives every resource a URN of its own", () => {

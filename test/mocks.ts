@@ -62,7 +62,10 @@ export async function runProgram(
 }> {
   const resources: Registration[] = [];
   const urns: string[] = [];
-  pulumi.runtime.setAllConfig({ ...testSecrets, ...config }, Object.keys(testSecrets));
+  pulumi.runtime.setAllConfig({ ...testSecrets, ...config }, [
+    ...Object.keys(testSecrets),
+    "siem-ha:jwtSecretPrevious",
+  ]);
   await pulumi.runtime.setMocks(
     {
       newResource: (args) => {

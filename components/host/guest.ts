@@ -15,6 +15,8 @@ export interface GuestArgs {
   readonly environment?: Readonly<Record<string, string>>;
   /** Variables with secrets, only for images that can't read files. */
   readonly secretEnvironment?: Readonly<Record<string, pulumi.Output<string>>>;
+  /** @default the image's own */
+  readonly entrypoint?: readonly string[];
   readonly command?: readonly string[];
   /** File → text. A changed text replaces the container. */
   readonly files?: Readonly<Record<string, pulumi.Input<string>>>;
@@ -52,6 +54,7 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
       image: args.image,
       networkMode: args.place.networkMode(args.joins ?? "node"),
       envs: [...plain, ...secret],
+      ...(args.entrypoint === undefined ? {} : { entrypoints: [...args.entrypoint] }),
       ...(args.command === undefined ? {} : { command: [...args.command] }),
       uploads: Object.entries(args.files ?? {}).map(([file, content]) => ({ file, content })),
       volumes: (args.volumes ?? []).map(({ volume, path, readOnly }) => ({

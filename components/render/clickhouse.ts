@@ -53,6 +53,9 @@ ${topology.zookeeper
   <kafka>
     <!-- After a cold start the group waits for its former members; the default would be 30 s. -->
     <session_timeout_ms>6000</session_timeout_ms>
+    <!-- A partition that the group has never read is read from its beginning. 18.16 would begin at its end, and what
+         came before, or while a replica that had not committed yet was down, would never be stored. -->
+    <auto_offset_reset>smallest</auto_offset_reset>
   </kafka>
 </yandex>
 `,
@@ -93,6 +96,9 @@ export function renderClickhouseUsers(password: string): string {
   <profiles>
     <default>
       <stream_flush_interval_ms>500</stream_flush_interval_ms>
+      <!-- Write what was read from Kafka as it comes. 18.16 would collect it, commit the offsets, and write then: what
+           can't be written, on a full disk, would be lost. -->
+      <min_insert_block_size_rows>1</min_insert_block_size_rows>
       <log_queries>0</log_queries>
     </default>
   </profiles>
@@ -143,6 +149,11 @@ const alertColumns = `alert_id String,
   severity String,
   summary String`;
 
+/** What says that an event's time is only that of its arrival, so that a repeat in another second is known as one. */
+const undatedColumns = `tenant_id String,
+  event_id String,
+  event_timestamp UInt32`;
+
 function columnNames(columns: string): string {
   return columns
     .split(",\n")
@@ -153,31 +164,63 @@ function columnNames(columns: string): string {
 interface Feed {
   readonly table: string;
   readonly topic: string;
+  readonly group: string;
   readonly columns: string;
   readonly path: string;
   readonly key: string;
+  /** Of the topic's rows, only those with this flag, a UInt8 that the table does not keep. @default every row */
+  readonly flag?: string;
 }
 
-/** The two streams that ClickHouse reads from Kafka, and the tables they end in. */
+/**
+ * What ClickHouse reads from Kafka, and the tables it ends in. Each has a queue and a consumer group of its own: of two
+ * views on one queue a starting server may know one before the other, and what it reads then is lost to the other.
+ * Fields of a row that a queue has no column for are skipped, and missing ones are 0.
+ */
 const feeds: readonly Feed[] = [
   {
     table: names.eventsTable,
     topic: names.eventsTopic,
+    group: `clickhouse-${names.eventsTopic}`,
     columns: eventColumns,
     path: tablePath("events"),
-    key: "event_id",
+    key: "tenant_id, event_timestamp, event_id",
   },
   {
     table: names.alertsTable,
     topic: names.alertsTopic,
+    group: `clickhouse-${names.alertsTopic}`,
     columns: alertColumns,
     path: tablePath("alerts"),
-    key: "alert_id",
+    key: "tenant_id, event_timestamp, alert_id",
+  },
+  {
+    table: names.undatedTable,
+    topic: names.eventsTopic,
+    group: "clickhouse-undated",
+    columns: undatedColumns,
+    path: tablePath("undated"),
+    key: "tenant_id, event_id, event_timestamp",
+    flag: "is_undated",
   },
 ];
 
-/** The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. */
-export function renderSchema(topology: Topology): string {
+/** The tables that hold data, by their names in the database. */
+export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
+
+/**
+ * Rows of a block that a queue reads. 18.16 stores a block when it is full or when nothing came for half a second, however
+ * long that takes: with its own 65,536, a steady trickle would be readable after hours. Current servers store after
+ * stream_flush_interval_ms at the latest.
+ */
+const blockRows = { current: 65536, old: 100 } as const;
+
+/**
+ * The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. Queues and their views
+ * hold nothing and are made anew: what has been read is known to Kafka, by the group.
+ * @param rows the most rows that are read from Kafka before they are stored, a number or a shell variable
+ */
+export function renderSchema(topology: Topology, rows = String(blockRows.current)): string {
   const on = `ON CLUSTER ${names.clickhouseCluster}`;
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
   const statements = [`CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`];
@@ -188,18 +231,79 @@ export function renderSchema(topology: Topology): string {
     statements.push(
       `CREATE TABLE IF NOT EXISTS ${table} ${on} (
   ${feed.columns}
-) ENGINE = ReplicatedMergeTree('${feed.path}', '{replica}')
+) ENGINE = ReplicatedReplacingMergeTree('${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
-ORDER BY (tenant_id, event_timestamp, ${feed.key})`,
+ORDER BY (${feed.key})`,
+      `DROP TABLE IF EXISTS ${view} ${on}`,
+      `DROP TABLE IF EXISTS ${queue} ${on}`,
       `CREATE TABLE IF NOT EXISTS ${queue} ${on} (
-  ${feed.columns}
+  ${feed.columns}${feed.flag === undefined ? "" : `,\n  ${feed.flag} UInt8`}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
-  kafka_group_name = 'clickhouse-${feed.topic}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1`,
+  kafka_group_name = '${feed.group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
+  kafka_max_block_size = ${rows}`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${view} ${on} TO ${table} AS
-SELECT ${columnNames(feed.columns)} FROM ${queue}`,
+SELECT ${columnNames(feed.columns)} FROM ${queue}${feed.flag === undefined ? "" : ` WHERE ${feed.flag} = 1`}`,
     );
   }
+  return joined(statements);
+}
+
+/**
+ * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
+ * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat.
+ */
+export function renderOnceViews(): string {
+  const undated = `${names.database}.${names.undatedTable}`;
+  const first = `(tenant_id, event_id, event_timestamp) NOT IN (
+  SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
+  FROM ${undated} GROUP BY tenant_id, event_id)`;
+  const noTwin = `(tenant_id, alert_id, event_timestamp) IN (
+  SELECT tenant_id, alert_id, min(event_timestamp) AS first
+  FROM ${names.database}.${names.alertsTable}
+  WHERE (tenant_id, event_id) IN (
+    SELECT tenant_id, event_id FROM ${undated} GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
+  GROUP BY tenant_id, alert_id)`;
+  return joined([
+    ...onceView(names.eventsTable, eventColumns, first),
+    ...onceView(names.alertsTable, alertColumns, `${first}\nOR ${noTwin}`),
+  ]);
+}
+
+function onceView(table: string, columns: string, condition: string): string[] {
+  const view = `${names.database}.${table.replace("_replicated", "_once")} ON CLUSTER ${names.clickhouseCluster}`;
+  return [
+    `DROP TABLE IF EXISTS ${view}`,
+    `CREATE VIEW ${view} AS
+SELECT ${columnNames(columns)}
+FROM ${names.database}.${table} FINAL
+WHERE ${condition}`,
+  ];
+}
+
+function joined(statements: readonly string[]): string {
   return statements.map((statement) => `${statement};\n`).join("\n");
+}
+
+/**
+ * Shell, run inside a replica: the schema, then the views. A stack made when the tables were plain ones keeps those,
+ * which know no FINAL, and so has no views.
+ */
+export function renderSchemaScript(topology: Topology): string {
+  const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${storedTables.map((table) => `'${table}'`).join(", ")})`;
+  return `set -eu
+ask() { clickhouse-client --query "$1" </dev/null; }
+current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
+if [ "$current" = 1 ]; then rows=${blockRows.current}; else rows=${blockRows.old}; fi
+clickhouse-client --multiquery <<SQL
+${renderSchema(topology, "$rows")}SQL
+plain=$(ask "${plain}")
+if [ "$plain" != 0 ]; then
+  echo "the tables were made by an earlier release and keep their engine: no views that show each event once"
+  exit 0
+fi
+clickhouse-client --multiquery <<'SQL'
+${renderOnceViews()}SQL
+`;
 }
 
 /**

@@ -100,8 +100,9 @@ backend siem_ingestor_backend
     retry-on conn-failure
     option httpchk GET /health
     http-check expect status 200
-    # A server that stops answers 404: it gets no new posts, and finishes the ones it has.
+    # A server that stops, or has lost Kafka, answers 404: it gets no new posts, and finishes the ones it has.
     http-check disable-on-404
+    http-error status 503 content-type application/json string '{"error":"no_replica","message":"no ingestor can take events now; send all of them again"}' hdr Retry-After 2
 ${servers("ingestor", topology.ingestor)}
 
 frontend stats

@@ -14,10 +14,11 @@ import {
   renderClickhouseConfig,
   renderClickhouseUsers,
   renderMigration,
-  renderSchema,
+  renderSchemaScript,
 } from "../render/clickhouse.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate, onceOn } from "./gate.ts";
+import { retention } from "./retention.ts";
 
 export interface ClickHouseArgs {
   readonly topology: Topology;
@@ -119,13 +120,17 @@ export class ClickHouse extends pulumi.ComponentResource {
       {
         nodes,
         uses,
-        shell: `${topology.clickhouse.map((replica) => onceOn(replica, "clickhouse-client --multiquery")).join("\n")}
+        shell: `${topology.clickhouse.map((replica) => onceOn(replica, "sh -s")).join("\n")}
 echo "no ClickHouse replica is running" >&2
 exit 1
 `,
-        stdin: renderSchema(topology),
+        stdin: renderSchemaScript(topology),
       },
       { parent: this, dependsOn: [formed, args.feed] },
+    );
+    retention(
+      { topology, nodes, days: args.config.retentionDays, password, after: schema },
+      { parent: this },
     );
     this.ready = script(
       `${name}-migration`,

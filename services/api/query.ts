@@ -2,6 +2,10 @@
 
 import type { TenantId } from "../common/auth.ts";
 
+declare const brand: unique symbol;
+/** A statement of {@link select} or {@link unionOf}: a reader takes nothing else. */
+export type Statement = string & { readonly [brand]: true };
+
 /** A string as a ClickHouse literal. Both 18.16 and current servers read it back unchanged. */
 export function literal(value: string): string {
   if (/\p{Surrogate}/u.test(value)) throw new RangeError("text has half of a surrogate pair");
@@ -28,10 +32,12 @@ export interface Select {
   readonly table: string;
   /** Column names or expressions, written in this program; never a client's. */
   readonly columns: readonly string[];
-  readonly range?: Range;
+  readonly range?: Range | undefined;
   /** Columns that must equal these values. */
   readonly equal?: Readonly<Record<string, string | number | undefined>>;
-  /** A substring of raw_event. */
+  /** Columns that must equal one of these values, at least one each. */
+  readonly oneOf?: Readonly<Record<string, readonly string[]>>;
+  /** A substring of raw_event, character by character: there are no wildcards. */
   readonly contains?: string | undefined;
   /** Only what sorts after this, with newest first. */
   readonly after?: { readonly idColumn: string; readonly timestamp: number; readonly id: string } | undefined;
@@ -41,7 +47,7 @@ export interface Select {
 }
 
 /** The one way to read a table: always within one tenant. */
-export function select(tenant: TenantId, spec: Select): string {
+export function select(tenant: TenantId, spec: Select): Statement {
   if (!tenant) throw new Error("a query needs a tenant");
   const where = [`tenant_id = ${literal(tenant)}`];
   if (spec.range) {
@@ -54,7 +60,11 @@ export function select(tenant: TenantId, spec: Select): string {
     if (value === undefined) continue;
     where.push(`${identifier(column)} = ${typeof value === "number" ? integer(value) : literal(value)}`);
   }
-  if (spec.contains !== undefined) where.push(`position(raw_event, ${literal(spec.contains)}) > 0`);
+  for (const [column, values] of Object.entries(spec.oneOf ?? {})) {
+    where.push(`${identifier(column)} IN (${values.map(literal).join(", ")})`);
+  }
+  // Servers don't agree on where nothing is found in a text; it is in every one.
+  if (spec.contains) where.push(`position(raw_event, ${literal(spec.contains)}) > 0`);
   if (spec.after) {
     const { idColumn, timestamp, id } = spec.after;
     const at = integer(timestamp);
@@ -69,7 +79,12 @@ export function select(tenant: TenantId, spec: Select): string {
     `LIMIT ${integer(spec.limit)}`,
   ]
     .filter(Boolean)
-    .join(" ");
+    .join(" ") as Statement;
+}
+
+/** Several statements with the same columns as one, so that they share one set of limits. Rows come in any order. */
+export function unionOf(statements: readonly Statement[]): Statement {
+  return statements.map((statement) => `SELECT * FROM (${statement})`).join(" UNION ALL ") as Statement;
 }
 
 function identifier(name: string): string {

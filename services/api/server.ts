@@ -10,11 +10,11 @@ await runMain(async () => {
   const env = new Env(process.env);
   const address = env.address("SERVER_ADDR", `0.0.0.0:${slotPort("api", 1)}`);
   const database = env.database();
-  const secret = env.jwtSecret();
+  const keys = env.jwtKeys();
   env.check();
 
   const lifecycle: Lifecycle = { draining: false };
   const reader = new Replicas(database.urls.map((url) => connect(url, database)));
-  const app = createApi({ reader, secret, lifecycle });
+  const app = createApi({ reader, keys, lifecycle });
   await serve(app, address, lifecycle, async () => {});
 });

@@ -1,6 +1,7 @@
 // Reads a service's environment: every problem in one message, secrets as values or as files.
 
 import { readFileSync } from "node:fs";
+import { keyId, type Keys } from "./auth.ts";
 
 /** The environment can't be used; the message names every variable that is wrong. */
 export class ConfigError extends Error {}
@@ -61,11 +62,22 @@ export class Env {
     return list;
   }
 
-  /** The key of HS256: RFC 7518 wants at least as many bytes as the hash has. */
-  jwtSecret(): Uint8Array {
-    const key = new TextEncoder().encode(this.read("JWT_SECRET"));
+  /** The keys of HS256: RFC 7518 wants at least as many bytes as the hash has. The previous one may be missing. */
+  jwtKeys(): Keys {
+    const current = this.#key("JWT_SECRET", this.read("JWT_SECRET"));
+    const given = this.read("JWT_SECRET_PREVIOUS", "");
+    if (given === "") return { current };
+    const previous = this.#key("JWT_SECRET_PREVIOUS", given);
+    if (keyId(previous) === keyId(current)) {
+      this.#problems.push("JWT_SECRET_PREVIOUS is the same as JWT_SECRET; give the key before it, or none");
+    }
+    return { current, previous };
+  }
+
+  #key(name: string, text: string): Uint8Array {
+    const key = new TextEncoder().encode(text);
     if (key.length > 0 && key.length < 32) {
-      this.#problems.push(`JWT_SECRET has ${key.length} bytes; HS256 needs at least 32`);
+      this.#problems.push(`${name} has ${key.length} bytes; HS256 needs at least 32`);
     }
     return key;
   }

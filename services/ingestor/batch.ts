@@ -1,6 +1,7 @@
 // Joins the events of concurrent requests into few produce calls: one call per event manages 1k/s, batches 40k/s.
 
 import { HttpError } from "../common/http.ts";
+import type { Budget } from "./budget.ts";
 
 /** One Kafka message. */
 export interface Message {
@@ -15,8 +16,6 @@ export type Publish = (messages: readonly Message[]) => Promise<void>;
 /** A broker takes 1 MiB a partition and call (message.max.bytes); a batch below it fits wherever it goes. */
 const maxBatchBytes = 900_000;
 const lingerMs = 5;
-/** What waits for Kafka at most; then clients are told to come back. */
-const maxPendingBytes = 64 * 1024 * 1024;
 
 /** Size on the wire, with room for Kafka's framing. */
 function sizeOf(message: Message): number {
@@ -33,29 +32,39 @@ interface Batch {
 /** Collects messages for a few milliseconds; several batches are in flight at once. */
 export class Batcher {
   readonly #publish: Publish;
+  readonly #budget: Budget;
   #open: Batch | undefined;
-  #pendingBytes = 0;
+  readonly #unsettled = new Set<Promise<void>>();
 
-  constructor(publish: Publish) {
+  constructor(publish: Publish, budget: Budget) {
     this.#publish = publish;
+    this.#budget = budget;
   }
 
-  /** Resolves when all of these messages are acknowledged; rejects when any is not. */
+  /**
+   * Resolves when all of these messages are acknowledged; rejects when any is not.
+   * @throws HttpError 429 when the queue has no room for all of them; then none is sent.
+   */
   async add(messages: readonly Message[]): Promise<void> {
-    if (this.#pendingBytes > maxPendingBytes) {
-      throw new HttpError(503, "overloaded", "too many events wait for Kafka; try again");
-    }
-    const batches = new Set(messages.map((message) => this.#place(message)));
-    await Promise.all([...batches].map((batch) => batch.done));
+    const sizes = messages.map(sizeOf);
+    if (!this.#budget.take(sizes.reduce((sum, size) => sum + size, 0))) throw queueFull();
+    const batches = new Set(messages.map((message, index) => this.#place(message, sizes[index]!)));
+    // Not before each has settled: whoever is told of a failure and sends all again finds the room free.
+    const results = await Promise.allSettled([...batches].map((batch) => batch.done));
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed) throw failed.reason;
   }
 
-  #place(message: Message): Batch {
-    const bytes = sizeOf(message);
+  /** Resolves when nothing waits for Kafka any more. */
+  async idle(): Promise<void> {
+    while (this.#unsettled.size > 0) await Promise.allSettled([...this.#unsettled]);
+  }
+
+  #place(message: Message, bytes: number): Batch {
     if (this.#open && this.#open.bytes + bytes > maxBatchBytes) this.#flush();
     const batch = (this.#open ??= this.#start());
     batch.messages.push(message);
     batch.bytes += bytes;
-    this.#pendingBytes += bytes;
     return batch;
   }
 
@@ -63,6 +72,12 @@ export class Batcher {
     let settle: Batch["settle"] = () => {};
     const done = new Promise<void>((resolve) => (settle = resolve));
     const batch = { messages: [], bytes: 0, done, settle };
+    this.#unsettled.add(done);
+    const forget = (): void => {
+      this.#unsettled.delete(done);
+      this.#budget.give(batch.bytes);
+    };
+    done.then(forget, forget);
     setTimeout(() => {
       if (this.#open === batch) this.#flush();
     }, lingerMs);
@@ -72,6 +87,15 @@ export class Batcher {
   #flush(): void {
     const batch = this.#open!;
     this.#open = undefined;
-    batch.settle(this.#publish(batch.messages).finally(() => (this.#pendingBytes -= batch.bytes)));
+    batch.settle(this.#publish(batch.messages));
   }
+}
+
+/** This replica's queue is full. */
+export function queueFull(): HttpError {
+  return new HttpError(
+    429,
+    "queue_full",
+    "too many events wait here; nothing was taken, try again more slowly",
+  );
 }

@@ -2,9 +2,11 @@
 
 import type { TenantId } from "../common/auth.ts";
 import { HttpError } from "../common/http.ts";
-import { eventFromJson, eventFromLine, InvalidEvent, type SiemEvent } from "./event.ts";
+import { eventFromJson, eventFromLine, InvalidEvent, type SiemEvent, unknownField } from "./event.ts";
+import { checkEvents, RefusedJson } from "./json.ts";
 
-const maxEvents = 10_000;
+/** A post's events, at most. */
+export const maxEvents = 10_000;
 /** The media types `POST /v1/events` takes. */
 export const mediaTypes = ["application/json", "application/x-ndjson", "text/plain"] as const;
 export type MediaType = (typeof mediaTypes)[number];
@@ -13,30 +15,41 @@ export type MediaType = (typeof mediaTypes)[number];
 export function parseBody(type: MediaType, body: Buffer, tenant: TenantId, now: Date): SiemEvent[] {
   // Log lines may hold any bytes; JSON that isn't UTF-8 was damaged on its way.
   const text = decode(body, type !== "text/plain");
-  const entries =
-    type === "application/json"
-      ? [parseJson(text, 1)].flat().map((value, index) => ({ line: index + 1, value }))
-      : text
-          .split(/\r?\n/)
-          .map((value, index) => ({ line: index + 1, value }))
-          .filter(({ value }) => value.trim() !== "");
-  if (entries.length === 0)
-    throw new HttpError(400, "empty_body", "the body has no event; send at least one");
-  if (entries.length > maxEvents) {
-    const message = `the body has ${entries.length} events; at most ${maxEvents} are allowed, split it into several posts`;
-    throw new HttpError(413, "too_many_events", message);
-  }
-  return entries.map(({ line, value }) => {
+  const events: SiemEvent[] = [];
+  const take = (line: number, make: () => SiemEvent): void => {
+    if (events.length === maxEvents) throw tooMany();
     try {
-      if (type === "text/plain") return eventFromLine(value as string, tenant, now);
-      const json: unknown = type === "application/json" ? value : parseJson(value as string, line);
-      return eventFromJson(json, tenant, now);
+      events.push(make());
     } catch (error) {
       if (!(error instanceof InvalidEvent)) throw error;
       const { field, message } = error;
       throw new HttpError(400, "invalid_event", `line ${line}, field ${field}: ${message}`, { line, field });
     }
-  });
+  };
+  if (type === "application/json") {
+    const values = text.trim() === "" ? [] : [parseJson(text, 1, maxEvents)].flat();
+    values.forEach((value, index) => take(index + 1, () => eventFromJson(value, tenant, now)));
+  } else {
+    for (const { number, line } of lines(text)) {
+      const json = type === "text/plain" ? undefined : parseJson(line, number);
+      take(number, () =>
+        type === "text/plain" ? eventFromLine(line, tenant, now) : eventFromJson(json, tenant, now),
+      );
+    }
+  }
+  if (events.length === 0) throw new HttpError(400, "empty_body", "the body has no event; send at least one");
+  return events;
+}
+
+/** The lines that aren't blank. One at a time: a body may be five million of the others. */
+function* lines(text: string): Generator<{ readonly number: number; readonly line: string }> {
+  for (let number = 1, from = 0; from <= text.length; number++) {
+    const newline = text.indexOf("\n", from);
+    const end = newline < 0 ? text.length : newline;
+    const line = text.slice(from, text[end - 1] === "\r" && end > from ? end - 1 : end);
+    if (line.trim() !== "") yield { number, line };
+    from = end + 1;
+  }
 }
 
 function decode(body: Buffer, fatal: boolean): string {
@@ -47,10 +60,31 @@ function decode(body: Buffer, fatal: boolean): string {
   }
 }
 
-function parseJson(text: string, line: number): unknown {
+/** With `most`, the value may be an array of so many events. */
+function parseJson(text: string, line: number, most?: number): unknown {
   try {
+    checkEvents(text, most);
     return JSON.parse(text);
   } catch (error) {
+    if (error instanceof RefusedJson) throw refusal(error, line);
     throw new HttpError(400, "invalid_json", `line ${line}: not JSON: ${(error as Error).message}`, { line });
   }
+}
+
+function refusal({ what, place, key }: RefusedJson, firstLine: number): HttpError {
+  if (what === "too_many") return tooMany();
+  const line = firstLine + place - 1;
+  const field = key.slice(0, 128) || "(event)";
+  const details = { line, field };
+  if (what === "duplicate") {
+    const message = `line ${line}: key ${field} occurs twice in the event; send it once`;
+    return new HttpError(400, "duplicate_key", message, details);
+  }
+  const why = unknownField(key) ?? "is an array or an object; events are flat: text, numbers, true and false";
+  return new HttpError(400, "invalid_event", `line ${line}, field ${field}: ${why}`, details);
+}
+
+function tooMany(): HttpError {
+  const message = `the body has more than ${maxEvents} events; split it into several posts`;
+  return new HttpError(413, "too_many_events", message);
 }

@@ -4,10 +4,10 @@ import { createHash, randomBytes } from "node:crypto";
 import { toUSVString } from "node:util";
 import { z } from "zod";
 import type { TenantId } from "../common/auth.ts";
-import { acceptedTimes, isAddress, parseLine } from "./logline.ts";
+import { acceptedTimes, isAddress, type LineFields, parseLine } from "./logline.ts";
 import type { Columns } from "./row.ts";
 
-/** The columns of the events table, in its order. */
+/** An event on its way into the events table. */
 export interface SiemEvent {
   event_id: string;
   tenant_id: string;
@@ -20,9 +20,14 @@ export interface SiemEvent {
   event_outcome: string;
   event_action: string;
   is_threat: 0 | 1;
+  /**
+   * 1 when the sender gave the id but nothing that fixes the time, so that a repeat may get another one. Readers then
+   * keep the earliest. Stored beside the events, not with them.
+   */
+  is_undated: 0 | 1;
 }
 
-/** The events table, as its feed reads it. */
+/** The messages of the events topic: the columns of the events table, and what its feed needs besides. */
 export const eventColumns = {
   event_id: "String",
   tenant_id: "String",
@@ -34,6 +39,7 @@ export const eventColumns = {
   event_outcome: "String",
   event_action: "String",
   is_threat: "UInt8",
+  is_undated: "UInt8",
 } as const satisfies Columns & Record<keyof SiemEvent, unknown>;
 
 /** Fits into one batch for Kafka, and keeps a page of the API readable. */
@@ -59,7 +65,7 @@ const inputSchema = z.strictObject({
     .regex(/^[\w.:-]{1,128}$/, message("must be 1 to 128 of letters, digits, '.', '_', ':' and '-'"))
     .optional(),
   /** Accepted, so that stored events can be sent again, and ignored: the tenant is the token's. */
-  tenant_id: z.unknown().optional(),
+  tenant_id: z.string().optional(),
   event_timestamp: z
     .union([timestamp], message("must be unix seconds (0 to 4294967295) or ISO 8601 with a time zone"))
     .optional(),
@@ -84,14 +90,20 @@ export class InvalidEvent extends Error {
   }
 }
 
+/** Why no event has a field of this name; undefined when one may. */
+export function unknownField(name: string): string | undefined {
+  if (name === "" || Object.hasOwn(inputSchema.shape, name)) return undefined;
+  return `unknown field; allowed are ${Object.keys(inputSchema.shape).join(", ")}`;
+}
+
 /** An event from a JSON value; fields that are missing come from its `raw_event`, read as a log line. */
 export function eventFromJson(value: unknown, tenant: TenantId, now: Date): SiemEvent {
   const result = inputSchema.safeParse(value);
   if (!result.success) {
     const issue = result.error.issues[0]!;
     if (issue.code === "unrecognized_keys") {
-      const allowed = Object.keys(inputSchema.shape).join(", ");
-      throw new InvalidEvent(issue.keys[0]!, `unknown field; allowed are ${allowed}`);
+      const key = issue.keys[0]!;
+      throw new InvalidEvent(key.slice(0, maxLabelLength) || '""', unknownField(key) ?? "has no name");
     }
     throw new InvalidEvent(issue.path.join(".") || "(event)", issue.message);
   }
@@ -105,25 +117,50 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
       `is ${new Date(given.event_timestamp * 1000).toISOString()}; events are taken from 5 years back to 1 day ahead, now ${oldest} to ${newest}`,
     );
   }
-  const line = given.raw_event ?? "";
-  // Only what the client left out is taken from the line; JSON without raw_event is its own raw event.
+  // An id of the sender's that tells a time makes a repeat land at the same one, whenever it comes.
+  const idTime = given.event_id === undefined ? undefined : timeOf(given.event_id, now);
+  const line = readLine(given.raw_event ?? "", now, idTime);
+  const isFixed = line.dated || given.event_timestamp !== undefined || idTime !== undefined;
+  const event_timestamp = given.event_timestamp ?? line.event_timestamp;
+  // Only what the client left out is taken from the line; JSON without raw_event is its own raw event. Each field by
+  // name: spreading costs more than reading the line.
   return limited({
-    ...readLine(line, tenant, now),
-    ...given,
-    raw_event: given.raw_event ?? JSON.stringify(value),
+    event_id: given.event_id ?? idAt(event_timestamp, now),
     tenant_id: tenant,
+    event_timestamp,
+    source_ip: given.source_ip ?? line.source_ip,
+    source_type: given.source_type ?? line.source_type,
+    raw_event: given.raw_event ?? JSON.stringify(value),
+    event_category: given.event_category ?? line.event_category,
+    event_outcome: given.event_outcome ?? line.event_outcome,
+    event_action: given.event_action ?? line.event_action,
+    is_threat: given.is_threat ?? 0,
+    is_undated: given.event_id !== undefined && !isFixed ? 1 : 0,
   });
 }
 
 /** An event from one log line. */
 export function eventFromLine(line: string, tenant: TenantId, now: Date): SiemEvent {
-  return limited(readLine(line, tenant, now));
+  const fields = readLine(line, now);
+  return limited({
+    event_id: idAt(fields.event_timestamp, now),
+    tenant_id: tenant,
+    event_timestamp: fields.event_timestamp,
+    source_ip: fields.source_ip,
+    source_type: fields.source_type,
+    raw_event: line,
+    event_category: fields.event_category,
+    event_outcome: fields.event_outcome,
+    event_action: fields.event_action,
+    is_threat: 0,
+    is_undated: 0,
+  });
 }
 
-function readLine(line: string, tenant: TenantId, now: Date): SiemEvent {
+function readLine(line: string, now: Date, idTime?: number): LineFields {
   // Before it is parsed: what will be refused needs no work.
-  if (line.length > maxEventBytes) throw tooLarge(line);
-  return { event_id: uuidV7(now), tenant_id: tenant, raw_event: line, is_threat: 0, ...parseLine(line, now) };
+  if (line.length > maxEventBytes) throw tooLarge({ raw_event: line });
+  return parseLine(line, now, idTime === undefined ? now : new Date(idTime));
 }
 
 function limited(event: SiemEvent): SiemEvent {
@@ -133,7 +170,7 @@ function limited(event: SiemEvent): SiemEvent {
   return event;
 }
 
-function tooLarge(event: SiemEvent | string): InvalidEvent {
+function tooLarge(event: Pick<SiemEvent, "raw_event">): InvalidEvent {
   const bytes = Buffer.byteLength(JSON.stringify(event));
   return new InvalidEvent(
     "raw_event",
@@ -141,10 +178,23 @@ function tooLarge(event: SiemEvent | string): InvalidEvent {
   );
 }
 
+/** An id that tells the event's second, so that it is found without a search; the rest orders by arrival. */
+function idAt(seconds: number, now: Date): string {
+  return uuidV7(new Date(seconds * 1000 + now.getMilliseconds()));
+}
+
+/** The milliseconds that a UUID of version 7 tells, if an event may have that time. */
+function timeOf(id: string, now: Date): number | undefined {
+  if (!/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i.test(id)) return undefined;
+  const time = Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
+  const { from, to } = acceptedTimes(now);
+  return time >= from * 1000 && time < (to + 1) * 1000 ? time : undefined;
+}
+
 /** A UUID that sorts by time (RFC 9562, version 7). */
-export function uuidV7(now: Date): string {
+export function uuidV7(time: Date): string {
   const bytes = randomBytes(16);
-  bytes.writeUIntBE(now.getTime(), 0, 6);
+  bytes.writeUIntBE(time.getTime(), 0, 6);
   bytes[6] = (bytes[6]! & 0x0f) | 0x70;
   bytes[8] = (bytes[8]! & 0x3f) | 0x80;
   return formatUuid(bytes);

@@ -55,6 +55,8 @@ const reportedBySource: Finding = {
 };
 /** Sources remembered at once; the ones silent longest are forgotten first. */
 const maxSources = 100_000;
+/** Times remembered of all sources together: 16 MiB. A rule may want a thousand of each source. */
+const maxTimes = 2_000_000;
 
 /** Parses a rules file (YAML or JSON); without a text, the bundled rules. Throws naming the rule and field. */
 export function parseRules(text?: string): Rule[] {
@@ -69,9 +71,18 @@ export class RuleEngine {
   readonly #rules: readonly Rule[];
   /** Times of the last matches, oldest first, by rule, tenant and source. */
   readonly #recent = new Map<string, number[]>();
+  readonly #most: number;
+  #times = 0;
 
-  constructor(rules: readonly Rule[]) {
+  /** @param most times to remember of all sources together */
+  constructor(rules: readonly Rule[], most = maxTimes) {
     this.#rules = rules;
+    this.#most = most;
+  }
+
+  /** How many times of matches are remembered. */
+  get remembered(): number {
+    return this.#times;
   }
 
   /** The finding about this event, if it is a threat. */
@@ -90,11 +101,13 @@ export class RuleEngine {
     const times = this.#recent.get(key) ?? [];
     times.push(event.event_timestamp);
     if (times.length > burst.count) times.shift();
+    else this.#times++;
     this.#recent.delete(key);
     this.#recent.set(key, times);
-    for (const oldest of this.#recent.keys()) {
-      if (this.#recent.size <= maxSources) break;
+    for (const [oldest, { length }] of this.#recent) {
+      if (this.#recent.size <= maxSources && this.#times <= this.#most) break;
       this.#recent.delete(oldest);
+      this.#times -= length;
     }
     // Times come from the logs and need not be in order.
     return times.length === burst.count && Math.max(...times) - Math.min(...times) < burst.window_seconds;

@@ -6,7 +6,9 @@ import { ConfigError, Env, runMain } from "../common/env.ts";
 import { type Lifecycle, serve } from "../common/http.ts";
 import { createIngestor } from "./app.ts";
 import { KafkaPublisher } from "./kafka.ts";
+import { Pipeline } from "./pipeline.ts";
 import { parseRules, type Rule } from "./rules.ts";
+import { readSyslog, SyslogListener } from "./syslog.ts";
 import { slotPort } from "../../components/ports.ts";
 
 function loadRules(file: string | undefined): Rule[] {
@@ -21,25 +23,34 @@ await runMain(async () => {
   const env = new Env(process.env);
   const address = env.address("SERVER_ADDR", `0.0.0.0:${slotPort("ingestor", 1)}`);
   const brokers = env.brokers("KAFKA_BROKERS");
-  const secret = env.jwtSecret();
+  const keys = env.jwtKeys();
   const eventsTopic = env.read("EVENTS_TOPIC", names.eventsTopic);
   const alertsTopic = env.read("ALERTS_TOPIC", names.alertsTopic);
+  const syslog = readSyslog(env);
   env.check();
   const rules = loadRules(process.env["RULES_FILE"]);
 
   const lifecycle: Lifecycle = { draining: false };
-  const publisher = new KafkaPublisher({
-    brokers,
-    topics: [eventsTopic, alertsTopic],
-    warn: (details, message) => app.log.warn(details, message),
-  });
-  const app = createIngestor({ publisher, secret, rules, eventsTopic, alertsTopic, lifecycle });
+  const warn = (details: object, message: string): void => app.log.warn(details, message);
+  const publisher = new KafkaPublisher({ brokers, topics: [eventsTopic, alertsTopic], warn });
+  const pipeline = new Pipeline({ publisher, rules, eventsTopic, alertsTopic });
+  const app = createIngestor({ pipeline, keys, lifecycle });
+  const listener = syslog && new SyslogListener({ pipeline, tenant: syslog.tenant, warn });
+  let quiet: Promise<void> | undefined;
   void publisher.run();
+  await listener?.listen(syslog!.address);
   await serve(
     app,
     address,
     lifecycle,
-    () => publisher.close(),
-    () => publisher.drain(),
+    async () => {
+      await quiet;
+      await pipeline.idle();
+      await publisher.close();
+    },
+    () => {
+      publisher.drain();
+      quiet = listener?.stop();
+    },
   );
 });

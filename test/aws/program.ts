@@ -39,8 +39,8 @@ export const commonCounts = {
   "aws:sns/topicPolicy:TopicPolicy": 1,
   "aws:ecr/repository:Repository": 4,
   "aws:ecr/lifecyclePolicy:LifecyclePolicy": 4,
-  // Nine anchors; five services of three; two HAProxy, two Keepalived; the witness.
-  "docker:index/container:Container": 9 + 15 + 4 + 1,
+  // Nine anchors; five services of three; retention beside each ClickHouse; two HAProxy, two Keepalived; the witness.
+  "docker:index/container:Container": 9 + 15 + 3 + 4 + 1,
   "docker:index/volume:Volume": 12 + 2,
   // The anchor's on nine machines, ZooKeeper's, Kafka's, ClickHouse's on three each, HAProxy's on two.
   "docker:index/remoteImage:RemoteImage": 9 + 9 + 2,
@@ -140,7 +140,7 @@ export function describeStack(
 
 /** `kafka-2` lives on `stream-node-2`. */
 function nodeOf(name: string): string {
-  const slot = name.at(-1);
+  const slot = /-([123])(-retention)?$/.exec(name)?.[1];
   if (/^(zookeeper|kafka)-/.test(name)) return `stream-node-${slot}`;
   if (name.startsWith("clickhouse-")) return `store-node-${slot}`;
   return name === "witness" ? "lb-node-3" : `lb-node-${slot}`;

@@ -111,7 +111,7 @@ describe("a wrong AWS configuration is refused:", () => {
       { ...dev, admin: { sshPublicKeys: ["-----BEGIN OPENSSH PRIVATE KEY-----"] } },
       [/a public key of OpenSSH/],
     ],
-    ["an unknown key", { ...dev, nat: 1 }, [/nat/, /allowed: region, tier, zones/]],
+    ["an unknown key", { ...dev, nat: 1 }, [/aws\.nat: unknown/, /Allowed here: region, tier, zones/]],
     ["a key that is no ARN", { ...dev, kmsKey: "mine" }, [/aws\.kmsKey/]],
   ])("%s", (_name, aws, patterns) => {
     let said = "";

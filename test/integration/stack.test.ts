@@ -1,16 +1,17 @@
 // One stack's whole life on real Docker, by the commands people type: up, verify, send, read back, up again, down.
 
-import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { labelOf } from "../../components/config.ts";
 import { holdsVip } from "../../components/edge/load-balancers.ts";
-import { plan, type Replica } from "../../components/topology.ts";
+import { names, plan, type Replica } from "../../components/topology.ts";
 import { entry } from "../../ops/entry.ts";
 import { connect, inContainer, inventory, localReach, shell } from "../../ops/daemon.ts";
 import { root, stackConfig } from "../../ops/workspace.ts";
+import { feedThroughUpheaval } from "./upheaval.ts";
 
 const stackName = "test";
 const config = stackConfig(stackName);
@@ -40,6 +41,75 @@ function opsOf(
     child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
     child.on("close", (status) => resolve({ status, stdout, stderr }));
   });
+}
+
+/** Seed of the moments at which things are killed; `SIEM_HA_SEED` repeats a run. */
+const seed = Number(process.env["SIEM_HA_SEED"] ?? Date.now() % 100_000);
+let drawn = seed;
+/** A number of finished steps, 1 to `most`, after which something happens. */
+function moment(most: number): number {
+  drawn = (drawn * 48_271 + 11) % 2_147_483_647;
+  const steps = 1 + (drawn % most);
+  console.log(`seed ${seed}: after ${steps} steps`);
+  return steps;
+}
+
+/** Begins an `up` in a process group of its own, as a terminal does. */
+function begun(args: {
+  /** Called when it is at work. */
+  readonly first?: () => void;
+  /** Finished steps after which `then` is called. */
+  readonly steps: number;
+  readonly then: (child: ChildProcess) => void;
+}) {
+  const child = spawn(process.execPath, ["ops/run.mjs", "ops/up.ts", "-s", stackName], {
+    cwd: root,
+    env: { ...process.env, SIEM_HA_STATE: state },
+    stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
+  let said = "";
+  let done = false;
+  const hear = (chunk: Buffer) => {
+    if (said === "") args.first?.();
+    said += chunk.toString();
+    const steps = said.match(/^ {2}(created|replaced|updated|deleted) /gm)?.length ?? 0;
+    if (done || steps < args.steps) return;
+    done = true;
+    args.then(child);
+  };
+  child.stdout.on("data", hear);
+  child.stderr.on("data", hear);
+  return {
+    child,
+    closed: new Promise<string>((resolve) => child.once("close", () => resolve(said))),
+  };
+}
+
+function signal(child: ChildProcess, name: NodeJS.Signals): void {
+  if (child.pid !== undefined) process.kill(-child.pid, name);
+}
+
+function kill(pid: number | undefined): void {
+  try {
+    if (pid !== undefined) process.kill(pid, "SIGKILL");
+  } catch (error) {
+    // It ended by itself just now.
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
+/** A process and all that it has started, the engine and its plugins among them, which have groups of their own. */
+function family({ pid }: ChildProcess): number[] {
+  const rows = execFileSync("ps", ["-eo", "pid=,ppid="], { encoding: "utf8" })
+    .trim()
+    .split("\n")
+    .map((row) => row.trim().split(/\s+/).map(Number));
+  const found = pid === undefined ? [] : [pid];
+  for (const parent of found) {
+    for (const [child, of] of rows) if (of === parent && child !== undefined) found.push(child);
+  }
+  return found;
 }
 
 async function succeeds(command: string, ...args: string[]): Promise<string> {
@@ -97,37 +167,59 @@ describe.skipIf(!reachable)("a stack's life", () => {
     rmSync(state, { recursive: true });
   });
 
-  it("survives kill -9 half-way", async () => {
-    const child = spawn(process.execPath, ["ops/run.mjs", "ops/up.ts", "-s", stackName], {
-      cwd: root,
-      env: { ...process.env, SIEM_HA_STATE: state },
-      stdio: ["ignore", "pipe", "inherit"],
-      // A group of its own, so that the engine and its plugins die with it.
-      detached: true,
+  it("stops in order at Ctrl-C, and lets no second up in before", async () => {
+    let second: ReturnType<typeof ops> | undefined;
+    const { child, closed } = begun({
+      first: () => {
+        second = ops("up", "-s", stackName);
+      },
+      steps: moment(6),
+      then: (child) => void second?.then(() => signal(child, "SIGINT")),
     });
-    const closed = new Promise((resolve) => child.once("close", resolve));
-    let said = "";
-    child.stdout.on("data", (chunk: Buffer) => {
-      said += chunk.toString();
-      if (said.includes("created zookeeper-1 ") && child.pid !== undefined && child.exitCode === null) {
-        process.kill(-child.pid, "SIGKILL");
-      }
-    });
-    await closed;
-    expect(child.signalCode, said).toBe("SIGKILL");
-    expect((await inventory(docker, label)).containers.length).toBeGreaterThan(0);
+    const said = await closed;
+    const refused = await second;
+    expect(refused?.stderr).toMatch(
+      /The stack test is in use: npm run up is at work since .*Nothing was touched/,
+    );
+    expect(refused?.status).toBe(1);
+    expect(child.exitCode, said).toBe(130);
+    expect(said).toMatch(/Interrupted half-way: [1-9]\d* changes are done and recorded/);
+    const locks = readdirSync(join(state, ".pulumi/locks/organization/siem-ha", stackName));
+    expect(locks.filter((name) => name.endsWith(".json"))).toEqual([]);
   });
 
-  it("comes up where the killed one stopped, and proves itself", async () => {
+  // What is killed at a moment of the deploy: all that the command has started, its engine, or the command alone.
+  it.each(["all", "engine", "command"] as const)("survives kill -9 half-way: %s", async (victim) => {
+    const { child, closed } = begun({
+      steps: moment(6),
+      then: (child) => {
+        const [command, ...others] = family(child);
+        const victims = { command: [command], engine: others, all: [command, ...others] }[victim];
+        for (const pid of victims) kill(pid);
+      },
+    });
+    const said = await closed;
+    expect(said).not.toContain("Ready after");
+    // Of the one before.
+    if (victim !== "all") expect(said).toContain("released the lock of an up that was killed");
+    if (victim === "engine") expect(said).toContain("goes on where it stopped");
+    else expect(child.signalCode, said).toBe("SIGKILL");
+    expect(Object.values(await inventory(docker, label)).flat()).not.toEqual([]);
+  });
+
+  it("comes up where the killed ones stopped, and proves itself", async () => {
     const said = await succeeds("up", "-s", stackName);
     expect(said).toMatch(/Ready after \d+ s/);
-    expect(said).toContain("released the lock of an up that was killed");
     console.log(
       said
         .split("\n")
         .filter((line) => /: \d+\.\d s$|Ready after/.test(line))
         .join("\n"),
     );
+    const { checkpoint } = JSON.parse(
+      readFileSync(join(state, ".pulumi/stacks/siem-ha", `${stackName}.json`), "utf8"),
+    ) as { checkpoint: { latest: { pending_operations?: unknown[] } } };
+    expect(checkpoint.latest.pending_operations ?? []).toEqual([]);
   });
 
   it("refuses to touch what another state made", async () => {
@@ -226,6 +318,24 @@ describe.skipIf(!reachable)("a stack's life", () => {
         timeout: 60_000,
       })
       .toBe(true);
+  });
+
+  it("shows readers what it acknowledged, once each, whatever comes in and whatever restarts", async () => {
+    const { api, ingest } = entry(topology, config);
+    const minted = await succeeds("secret", "token", "-s", stackName, "--tenant", "mixture");
+    const outcome = await feedThroughUpheaval({ api, ingest, token: minted.trim() }, docker, topology);
+    const { acknowledged, undecided, ...settlement } = outcome;
+    console.log(`${acknowledged} random events acknowledged, ${undecided} posts without an answer`);
+    expect(settlement).toEqual({ lost: [], twice: [], uninvited: [] });
+    expect(acknowledged).toBeGreaterThan(100);
+    for (const replica of topology.clickhouse) {
+      const stored = await inContainer(reach, replica, [
+        "clickhouse-client",
+        "--query",
+        `SELECT uniqExact(event_id) FROM ${names.database}.${names.eventsTable} WHERE tenant_id = 'mixture'`,
+      ]);
+      expect(Number(stored), replica.name).toBeGreaterThanOrEqual(acknowledged);
+    }
   });
 
   it("changes nothing the second time", async () => {

@@ -3,11 +3,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Ajv } from "ajv";
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { parseConfig } from "../../components/config.ts";
+import { instanceTypes } from "../../components/aws-prices.ts";
+import { configSchema, parseConfig, previousKey, secretKeys } from "../../components/config.ts";
 import { renderSchema, schemaPath } from "../../ops/schema.ts";
 import { root } from "../../ops/workspace.ts";
+import { distorted, wellFormed } from "../components/config-samples.ts";
 
 interface Described {
   readonly description?: string;
@@ -33,10 +36,10 @@ describe("the schema of stack files", () => {
   it("explains the keys of an AWS stack", () => {
     const described = schema.properties.config.properties?.["siem-ha:aws"]?.properties;
     expect(described?.["tier"]?.description).toContain("NAT gateway a zone");
-    expect(described?.["zones"]?.description).toMatch(/ Default: the region's first three\.$/);
+    expect(described?.["zones"]?.description).toMatch(/ Default: the region's first three\. Changed on a /);
     expect(described?.["store"]?.properties?.["dataGb"]?.description).toContain("never shrink");
-    expect(described?.["entry"]?.properties?.["loadBalancer"]?.properties?.["clients"]?.description).toBe(
-      "Ranges that may reach it.",
+    expect(described?.["entry"]?.properties?.["loadBalancer"]?.properties?.["clients"]?.description).toMatch(
+      /^Ranges that may reach it\. Public ones need TLS\./,
     );
   });
 
@@ -67,13 +70,41 @@ describe("the schema of stack files", () => {
     ["a range that is none", { target: "aws", aws: { ...aws, cidr: "10.0.0.0" } }],
     ["aws without its settings", { target: "aws" }],
     ["settings of aws for another target", { target: "local", aws }],
+    ["settings of a daemon for another target", { target: "aws", aws, local: {} }],
+    ["one zone twice", { target: "aws", aws: { ...aws, zones: ["eu-west-1a", "eu-west-1a", "eu-west-1b"] } }],
+    ["syslog without a tenant", { target: "local", ingestor: { syslog: {} } }],
+    ["a group without a value", { target: "local", kafka: null }],
+    ["an encrypted value where no secret is", { target: "local", api: { image: { secure: "v1:a:b" } } }],
   ])("refuses %s, as the program does", (_, values) => {
     expect(validate(stack(values))).toBe(false);
     expect(() => parseConfig(values)).toThrow("The configuration is wrong");
   });
 
   it("refuses a secret that is not encrypted", () => {
-    expect(validate(stack({ target: "local", jwtSecret: "plain" }))).toBe(false);
+    for (const name of [...Object.keys(secretKeys), previousKey]) {
+      expect(validate(stack({ target: "local", [name]: { secure: "v1:abc:def" } }))).toBe(true);
+      expect(validate(stack({ target: "local", [name]: "plain" }))).toBe(false);
+    }
+  });
+
+  it("agrees with the program on all that is not a rule between keys, or an instance type", () => {
+    const taken = { yes: 0, no: 0 };
+    fc.assert(
+      fc.property(fc.oneof(wellFormed, distorted), (values) => {
+        const { target } = values;
+        const other = target === "aws" ? "local" : "aws";
+        const fits =
+          configSchema.safeParse(values).success &&
+          !(other in values) &&
+          (target !== "aws" || "aws" in values);
+        const types = configSchema.safeParse(values).data?.aws;
+        fc.pre([types?.lb, types?.stream, types?.store].every((role) => !role || role.type in instanceTypes));
+        taken[fits ? "yes" : "no"] += 1;
+        expect(validate(stack(values)), JSON.stringify({ values, errors: validate.errors })).toBe(fits);
+      }),
+      { numRuns: 500 },
+    );
+    expect(Math.min(taken.yes, taken.no)).toBeGreaterThan(0);
   });
 
   it.each(["local", "test"])("agrees with Pulumi.%s.yaml", (name) => {

@@ -9,11 +9,12 @@ import {
   renderClickhouseConfig,
   renderClickhouseUsers,
   renderMigration,
-  renderSchema,
+  renderSchemaScript,
 } from "../../components/render/clickhouse.ts";
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
 import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
+import { renderRetention } from "../../components/render/retention.ts";
 import { renderZookeeper } from "../../components/render/zookeeper.ts";
 import { renderGate } from "../../components/services/gate.ts";
 import { plan } from "../../components/topology.ts";
@@ -43,7 +44,8 @@ const files: Record<string, string> = {
   "clickhouse-cluster.xml": renderClickhouseCluster(topology, "PASSWORD"),
   "clickhouse-users.xml": renderClickhouseUsers("PASSWORD"),
   "clickhouse-client.xml": renderClickhouseClient("PASSWORD"),
-  "clickhouse-schema.sql": renderSchema(topology),
+  "clickhouse-schema.sh": renderSchemaScript(topology),
+  "clickhouse-retention.sh": renderRetention(config.clickhouse.retentionDays),
   "clickhouse-migration.sh": renderMigration(topology),
   "gate.sh": renderGate({ probe: "true", what: "kafka-1 to be in sync", next: topology.kafka[1] }),
 };

@@ -132,6 +132,23 @@ describe.skipIf(missing.length > 0)("behind HAProxy", () => {
       .toBe("exited 0");
   });
 
+  it("losing Kafka cuts no post that waits, new ones get 503 at once, and all goes on when it is back", async () => {
+    const slow = post("slow one");
+    await arrival("slow one");
+    const lost = Date.now();
+    for (const ingestor of ingestors) docker("kill", "--signal", "USR2", ingestor);
+    // Longer than the load balancer takes to see the health checks fail.
+    const refused: number[] = [];
+    while (Date.now() - lost < 5_000) refused.push(await post("lost"));
+    expect(refused.length).toBeGreaterThan(0);
+    expect(new Set(refused)).toEqual(new Set([503]));
+    expect(await slow).toBe(202);
+    expect(arrivals("slow one")).toHaveLength(1);
+    expect(arrivals("lost")).toEqual([]);
+    for (const ingestor of ingestors) docker("kill", "--signal", "USR2", ingestor);
+    await expect.poll(() => post("back"), { timeout: 10_000 }).toBe(202);
+  });
+
   it("a post whose ingestor dies is answered with an error, and is not sent to the other one", async () => {
     const slow = post("slow one");
     const first = await arrival("slow one");

@@ -5,6 +5,8 @@ import { SignJWT, UnsecuredJWT } from "jose";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { createIngestor } from "../../services/ingestor/app.ts";
 import type { Message } from "../../services/ingestor/batch.ts";
+import { uuidV7 } from "../../services/ingestor/event.ts";
+import { Pipeline } from "../../services/ingestor/pipeline.ts";
 import { parseRules } from "../../services/ingestor/rules.ts";
 import { mintToken } from "../../services/token.ts";
 
@@ -16,24 +18,26 @@ const token = (scope = "events:write", tenantId = "acme", ttlSeconds = 60): Prom
 const calls: Message[][] = [];
 let publish: (messages: readonly Message[]) => Promise<void>;
 let connected = true;
-const lifecycle = { draining: false };
-const app = createIngestor({
-  publisher: {
-    get connected() {
-      return connected;
-    },
-    publish: (messages) => {
-      calls.push([...messages]);
-      return publish(messages);
-    },
+const lifecycle = { draining: false, refusing: false };
+const publisher = {
+  get connected() {
+    return connected;
   },
-  secret: key,
-  rules: parseRules(),
-  eventsTopic: "ingest-events",
-  alertsTopic: "alerts",
+  publish: (messages: readonly Message[]) => {
+    calls.push([...messages]);
+    return publish(messages);
+  },
+};
+const rules = parseRules();
+const pipeline = new Pipeline({ publisher, rules, eventsTopic: "ingest-events", alertsTopic: "alerts" });
+const present = Date.parse("2031-03-05T12:00:00.123Z");
+let time = present;
+const app = createIngestor({
+  pipeline,
+  keys: { current: key },
   lifecycle,
   quiet: true,
-  now: () => new Date("2031-03-05T12:00:00Z"),
+  now: () => new Date(time),
 });
 
 beforeEach(() => {
@@ -41,6 +45,8 @@ beforeEach(() => {
   publish = () => Promise.resolve();
   connected = true;
   lifecycle.draining = false;
+  lifecycle.refusing = false;
+  time = present;
 });
 
 async function post(
@@ -126,6 +132,7 @@ describe("bodies", () => {
         event_outcome: "failure",
         event_action: "mine",
         is_threat: 0,
+        is_undated: 0,
       },
     ]);
     expect(calls[0]![0]!.key).toBe("e1");
@@ -226,6 +233,7 @@ describe("bodies", () => {
     ["x\n".repeat(10_001), "text/plain", 413, { error: "too_many_events" }],
     ["x".repeat(5 * 1024 * 1024 + 1), "text/plain", 413, {}],
     ["<a/>", "application/xml", 415, {}],
+    ["x", "application/octet-stream", 415, {}],
   ])("refuses body %# as %2$s", async (body, type, status, answer) => {
     const response = await post(body, type);
     expect({ status: response.statusCode, body: response.json<object>() }).toMatchObject({
@@ -273,6 +281,7 @@ describe("what reaches Kafka", () => {
     event_outcome: text,
     event_action: text,
     is_threat: "[01]",
+    is_undated: "[01]",
   });
   const alertRow = row({
     alert_id: text,
@@ -325,7 +334,7 @@ describe("what reaches Kafka", () => {
     const event = fc.record(
       {
         event_id: fc.oneof(fc.stringMatching(/^[\w.:-]{1,8}$/), value),
-        tenant_id: value,
+        tenant_id: nasty,
         event_timestamp: fc.oneof(
           fc.integer({ min: now - 9e7, max: now }),
           fc.constantFrom("2031-03-05T11:00:00.5+02:00", -0, 1e10, 2 ** 32, now + 0.5),
@@ -363,6 +372,145 @@ describe("what reaches Kafka", () => {
     );
     expect(accepted.events).toBeGreaterThan(300);
     expect(accepted.alerts).toBeGreaterThan(50);
+  });
+});
+
+describe("an event's identity", () => {
+  const seconds = (iso: string): number => Date.parse(iso) / 1000;
+  const uuid = (iso: string): string => uuidV7(new Date(iso));
+  const one = async (event: object): Promise<Record<string, unknown>> => {
+    calls.length = 0;
+    const response = await post(JSON.stringify(event));
+    expect(response.statusCode).toBe(202);
+    return sent()[0]!;
+  };
+  /** The milliseconds that a UUID of version 7 tells. */
+  const told = (id: unknown): number => Number.parseInt(String(id).replaceAll("-", "").slice(0, 12), 16);
+
+  it("has an id that tells the event's second and the arrival's milliseconds", async () => {
+    const given = await one({ event_timestamp: "2030-07-01T10:00:00Z" });
+    expect(told(given["event_id"])).toBe(Date.parse("2030-07-01T10:00:00.123Z"));
+    const line = await one({ raw_event: "Mar  5 11:00:00 host app: x" });
+    expect(told(line["event_id"])).toBe(Date.parse("2031-03-05T11:00:00.123Z"));
+    expect(told((await one({ raw_event: "x" }))["event_id"])).toBe(present);
+    await post("Mar  4 11:00:00 host app: x", "text/plain");
+    expect(told(sent().at(-1)!["event_id"])).toBe(Date.parse("2031-03-04T11:00:00.123Z"));
+  });
+
+  it.each([
+    ["an id alone", { event_id: "a", raw_event: "x" }, "2031-03-05T12:00:00Z", 1],
+    ["no id", { raw_event: "x" }, "2031-03-05T12:00:00Z", 0],
+    ["a time", { event_id: "a", event_timestamp: 1930000000 }, "2031-02-27T23:06:40Z", 0],
+    ["a line's time", { event_id: "a", raw_event: "Mar  5 11:00:00 h a: x" }, "2031-03-05T11:00:00Z", 0],
+    [
+      "an id with a time",
+      { event_id: uuid("2031-03-01T00:00:00Z"), raw_event: "x" },
+      "2031-03-01T00:00:00Z",
+      0,
+    ],
+    [
+      "that id in capitals",
+      { event_id: uuid("2031-03-01T00:00:00Z").toUpperCase(), raw_event: "x" },
+      "2031-03-01T00:00:00Z",
+      0,
+    ],
+    [
+      "an id with a time too old",
+      { event_id: uuid("2020-03-01T00:00:00Z"), raw_event: "x" },
+      "2031-03-05T12:00:00Z",
+      1,
+    ],
+    [
+      "an id with a time too new",
+      { event_id: uuid("2031-03-07T00:00:00Z"), raw_event: "x" },
+      "2031-03-05T12:00:00Z",
+      1,
+    ],
+    [
+      "an id of another version",
+      { event_id: "01a1ffaf-3906-462f-ae17-4b978e4e4218", raw_event: "x" },
+      "2031-03-05T12:00:00Z",
+      1,
+    ],
+    [
+      "a line's time too old",
+      { event_id: "a", raw_event: "1999-03-05T11:00:00Z h a: x" },
+      "2031-03-05T12:00:00Z",
+      1,
+    ],
+    [
+      "a line of a clock that runs ahead",
+      { event_id: "a", raw_event: "Mar  7 11:00:00 h a: x" },
+      "2030-03-07T11:00:00Z",
+      1,
+    ],
+    [
+      "the year from the id",
+      { event_id: uuid("2030-03-01T00:00:00Z"), raw_event: "Mar  4 11:00:00 h a: x" },
+      "2029-03-04T11:00:00Z",
+      0,
+    ],
+  ])("with %s", async (_name, event, time, is_undated) => {
+    expect(await one(event)).toMatchObject({ event_timestamp: seconds(time), is_undated });
+  });
+
+  it("is the same for a repeat, whenever it comes, or the event is undated", async () => {
+    const at = fc.date({
+      min: new Date("2030-01-01T00:00:00Z"),
+      max: new Date("2031-03-05T00:00:00Z"),
+      noInvalidDate: true,
+    });
+    const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const stamp = (date: Date): string =>
+      `${months[date.getUTCMonth()]} ${String(date.getUTCDate()).padStart(2)} ${date.toISOString().slice(11, 19)}`;
+    const anyDay = fc.date({
+      min: new Date("2030-01-01T00:00:00Z"),
+      max: new Date("2030-12-31T23:59:59Z"),
+      noInvalidDate: true,
+    });
+    const id = fc.oneof(
+      fc.stringMatching(/^[\w.:-]{1,8}$/),
+      at.map((date) => uuidV7(date)),
+    );
+    const line = fc.oneof(
+      fc.string({ maxLength: 10 }),
+      at.map((date) => `<13>1 ${date.toISOString()} h a - - - x`),
+      anyDay.map((date) => `${stamp(date)} h a: x`),
+    );
+    const event = fc.tuple(id, line, fc.boolean(), at).map(([event_id, raw_event, hasTime, date]) => ({
+      event_id,
+      raw_event,
+      ...(hasTime ? { event_timestamp: Math.floor(date.getTime() / 1000) } : {}),
+    }));
+    const days = fc.double({ min: 0, max: 59, noNaN: true });
+    const seen = { same: 0, undated: 0 };
+    const authorization = `Bearer ${await token()}`;
+    await fc.assert(
+      fc.asyncProperty(event, days, async (given, later) => {
+        calls.length = 0;
+        const payload = JSON.stringify(given);
+        for (const arrival of [present, present + later * 86_400_000]) {
+          time = arrival;
+          const headers = { authorization, "content-type": "application/json" };
+          const response = await app.inject({ method: "POST", url: "/v1/events", payload, headers });
+          expect(response.statusCode).toBe(202);
+        }
+        const [first, second] = sent();
+        const identity = (row: Record<string, unknown>): unknown[] => [
+          row["tenant_id"],
+          row["event_timestamp"],
+          row["event_id"],
+        ];
+        if (first!["is_undated"] === 0) {
+          expect(identity(second!)).toEqual(identity(first!));
+          expect(second!["is_undated"]).toBe(0);
+          seen.same++;
+        } else seen.undated++;
+      }),
+      { numRuns: 400 },
+    );
+    expect(seen.same).toBeGreaterThan(100);
+    expect(seen.undated).toBeGreaterThan(20);
   });
 });
 
@@ -407,7 +555,7 @@ describe("acknowledgement", () => {
     const health = async (): Promise<number> => (await app.inject("/health")).statusCode;
     expect(await health()).toBe(200);
     connected = false;
-    expect(await health()).toBe(503);
+    expect(await health()).toBe(404);
     expect((await post("x", "text/plain")).statusCode).toBe(503);
     expect(calls).toHaveLength(0);
     connected = true;

@@ -76,6 +76,22 @@ describe("memory", () => {
     expect(hit("192.0.2.2")).toBe("http-4xx-burst");
     expect(hit("192.0.2.1")).toBeUndefined();
   });
+
+  it("holds so many times, whatever a rule wants of each source", () => {
+    const rules = parseRules(
+      "rules: [{ id: a, severity: low, summary: s, match: { raw_event: x }, burst: { count: 1000, window_seconds: 60 } }]",
+    );
+    const engine = new RuleEngine(rules, 10_000);
+    const base = event("x");
+    for (let source = 0; source < 40; source++) {
+      for (let n = 0; n < 999; n++) engine.find({ ...base, source_ip: `192.0.2.${source}` });
+      expect(engine.remembered).toBeLessThanOrEqual(10_000);
+    }
+    expect(engine.remembered).toBeGreaterThan(9_000);
+    // The last source is still known, the first forgotten.
+    expect(engine.find({ ...base, source_ip: "192.0.2.39" })?.id).toBe("a");
+    expect(engine.find({ ...base, source_ip: "192.0.2.0" })).toBeUndefined();
+  });
 });
 
 describe("a team's own rules file", () => {

@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Lifecycle, serve } from "../../services/common/http.ts";
 import { createIngestor } from "../../services/ingestor/app.ts";
+import { Pipeline } from "../../services/ingestor/pipeline.ts";
 import { parseRules } from "../../services/ingestor/rules.ts";
 
 const { JWT_SECRET: secret = "", PORT: port = "" } = process.env;
@@ -14,12 +15,13 @@ const publisher = {
     if (messages.some(({ value }) => value.includes("slow"))) await sleep(6_000);
   },
 };
-const app = createIngestor({
-  publisher,
-  secret: new TextEncoder().encode(secret),
-  rules: parseRules(),
-  eventsTopic: "events",
-  alertsTopic: "alerts",
-  lifecycle,
+// As if Kafka were lost, and back.
+process.on("SIGUSR2", () => {
+  publisher.connected = !publisher.connected;
+  console.log("connected", publisher.connected);
 });
-await serve(app, { host: "127.0.0.1", port: Number(port) }, lifecycle, async () => {});
+const rules = parseRules();
+const pipeline = new Pipeline({ publisher, rules, eventsTopic: "events", alertsTopic: "alerts" });
+const keys = { current: new TextEncoder().encode(secret) };
+const app = createIngestor({ pipeline, keys, lifecycle });
+await serve(app, { host: "127.0.0.1", port: Number(port) }, lifecycle, () => pipeline.idle());

@@ -1,0 +1,34 @@
+// `npm run bench -- NAME`: measures one thing beside something comparable, and writes it into docs/benchmarks.md.
+
+import { Command } from "commander";
+import { benchEvents } from "./events.ts";
+import { benchIdle } from "./idle.ts";
+import { benchUp } from "./up.ts";
+
+const program = new Command("bench").description(
+  "measures the stack beside something comparable, and writes it into docs/benchmarks.md",
+);
+const stack = ["-s, --stack <name>", "the stack"] as const;
+program
+  .command("up")
+  .description("from nothing to healthy, beside plain docker; makes and removes the stack several times")
+  .option(...stack, "test")
+  .action(({ stack: name }: { stack: string }) => benchUp(name));
+program
+  .command("idle")
+  .description("up and preview with nothing to do, beside a bare program")
+  .option(...stack, "local")
+  .action(({ stack: name }: { stack: string }) => benchIdle(name));
+program
+  .command("events")
+  .description("throughput, delay and memory of the running stack, beside a plain Kafka producer")
+  .option(...stack, "local")
+  .action(({ stack: name }: { stack: string }) => benchEvents(name));
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n`);
+  process.exitCode = 1;
+}
+// Connections to Docker and to the engine would keep the process alive.
+process.exit();

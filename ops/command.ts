@@ -1,0 +1,37 @@
+// What every operator command that changes a stack has in common: it is alone, can be interrupted, and ends in words.
+
+import { Held, take } from "./lock.ts";
+import { interrupted, listen } from "./interruption.ts";
+import { lockOf } from "./workspace.ts";
+
+export interface Command {
+  /** As a person types it. */
+  readonly name: string;
+  readonly stack: string;
+  /** Said when it is interrupted: in what state things are, and what to do. */
+  readonly whereItStands: () => string;
+  readonly run: () => Promise<void>;
+}
+
+/** Runs it, and sets the exit code: 1 for an error, 130 for a Ctrl-C. */
+export async function alone({ name, stack, whereItStands, run }: Command): Promise<void> {
+  const say = (line: string) => process.stderr.write(`${line}\n`);
+  listen(say, whereItStands);
+  try {
+    await take(lockOf(stack), name);
+    await run();
+  } catch (error) {
+    const stop = await interrupted();
+    if (stop !== undefined) {
+      say(whereItStands());
+      process.exitCode = stop.code;
+      return;
+    }
+    say(
+      error instanceof Held
+        ? `The stack ${stack} is in use: ${error.message}. Nothing was touched. Wait until it is done, or stop it with Ctrl-C where it runs. If that machine is gone, remove the file.`
+        : (error as Error).message,
+    );
+    process.exitCode = 1;
+  }
+}

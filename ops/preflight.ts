@@ -1,0 +1,362 @@
+// What could stop a local deploy half-way, looked at before anything is touched: names, ports, addresses, disk space.
+
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { statfs } from "node:fs/promises";
+import { connect as dial, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import type Docker from "dockerode";
+import { type SiemConfig } from "../components/config.ts";
+import { names, type Topology } from "../components/topology.ts";
+
+/** What the daemon has, as far as it can be in the way. */
+export interface Daemon {
+  readonly containers: readonly {
+    readonly name: string;
+    readonly image: string;
+    readonly state: string;
+    readonly labels: Readonly<Record<string, string>>;
+    /** Ports on the Docker host, with the address they are bound to. */
+    readonly ports: readonly { readonly ip: string; readonly external: number; readonly protocol: string }[];
+  }[];
+  readonly volumes: readonly { readonly name: string; readonly labels: Readonly<Record<string, string>> }[];
+  readonly networks: readonly {
+    readonly name: string;
+    readonly labels: Readonly<Record<string, string>>;
+    readonly subnets: readonly string[];
+  }[];
+}
+
+/** Asks the daemon for all it has. */
+export async function survey(docker: Docker): Promise<Daemon> {
+  const [containers, volumes, networks] = await Promise.all([
+    docker.listContainers({ all: true }),
+    docker.listVolumes(),
+    docker.listNetworks(),
+  ]);
+  return {
+    containers: containers.map((container) => ({
+      name: container.Names[0]?.slice(1) ?? container.Id,
+      image: container.Image,
+      state: container.State,
+      labels: container.Labels ?? {},
+      ports: container.Ports.filter((port) => port.PublicPort !== undefined).map((port) => ({
+        ip: port.IP ?? "",
+        external: port.PublicPort,
+        protocol: port.Type,
+      })),
+    })),
+    volumes: volumes.Volumes.map((volume) => ({ name: volume.Name, labels: volume.Labels ?? {} })),
+    networks: networks.map((network) => ({
+      name: network.Name,
+      labels: network.Labels ?? {},
+      subnets: (network.IPAM?.Config ?? []).flatMap(({ Subnet }) => (Subnet === undefined ? [] : [Subnet])),
+    })),
+  };
+}
+
+/** The names that a stack on one daemon takes. */
+export function namesOf(topology: Topology): { containers: string[]; volumes: string[]; network: string } {
+  const { haproxy, keepalived, api, ingestor, zookeeper, kafka, clickhouse } = topology;
+  const guests = [haproxy, keepalived, api, ingestor, zookeeper, kafka, clickhouse].flat();
+  return {
+    // The last ones live for the second in which they write a proxy's configuration.
+    containers: [
+      ...[...topology.nodes, ...guests].map(({ name }) => name),
+      ...clickhouse.map(({ name }) => `${name}-retention`),
+      ...haproxy.map(({ name }) => `${name}-config`),
+    ],
+    volumes: [
+      ...[...zookeeper, ...kafka, ...clickhouse].map(({ name }) => `${name}-data`),
+      ...zookeeper.map(({ name }) => `${name}-log`),
+      ...haproxy.map(({ name }) => `${name}-config`),
+    ],
+    network: topology.network?.name ?? "",
+  };
+}
+
+/** Names that the stack needs and something else has: what is not labelled as this stack's belongs to somebody else. */
+export function takenNames(daemon: Daemon, topology: Topology, label: string): string | undefined {
+  const wanted = namesOf(topology);
+  const foreign = ({ labels }: { labels: Readonly<Record<string, string>> }) => labels[names.label] !== label;
+  const taken = [
+    ...daemon.containers
+      .filter((container) => wanted.containers.includes(container.name) && foreign(container))
+      .map(
+        ({ name, image, labels }) => `the container ${name} (image ${shortened(image)}${ownerOf(labels)})`,
+      ),
+    ...daemon.volumes
+      .filter((volume) => wanted.volumes.includes(volume.name) && foreign(volume))
+      .map(({ name, labels }) => `the volume ${name}${bracketed(ownerOf(labels))}`),
+    ...daemon.networks
+      .filter((network) => network.name === wanted.network && foreign(network))
+      .map(({ name, labels }) => `the network ${name}${bracketed(ownerOf(labels))}`),
+  ];
+  if (taken.length === 0) return undefined;
+  return `Docker has things of somebody else by names that this stack needs: ${taken.join(", ")}. Rename or remove them, or give the stack names of its own with siem-ha:local prefix, such as "siem-"`;
+}
+
+/** Who says that a thing is theirs, in the labels that are usual for that. */
+function ownerOf(labels: Readonly<Record<string, string>>): string {
+  const compose = labels["com.docker.compose.project"];
+  if (compose !== undefined) return `, of the Compose project ${compose}`;
+  const stack = labels[names.label];
+  return stack === undefined ? "" : `, of the stack ${stack}`;
+}
+
+/** Docker names an image by its whole digest where a container was made from that. */
+function shortened(image: string): string {
+  return image.replace(/^sha256:([0-9a-f]{12})[0-9a-f]+$/, "$1");
+}
+
+function bracketed(owner: string): string {
+  return owner === "" ? "" : ` (${owner.replace(/^, /, "")})`;
+}
+
+interface Range {
+  readonly first: number;
+  readonly last: number;
+  readonly bits: number;
+}
+
+/** An IPv4 range; undefined for anything else, such as one of IPv6. */
+function rangeOf(cidr: string): Range | undefined {
+  const [, address, length = "32"] = /^(\d+\.\d+\.\d+\.\d+)(?:\/(\d+))?$/.exec(cidr) ?? [];
+  if (address === undefined) return undefined;
+  const bits = Number(length);
+  const size = 2 ** (32 - bits);
+  const number = address.split(".").reduce((sum, octet) => sum * 256 + Number(octet), 0);
+  const first = number - (number % size);
+  return { first, last: first + size - 1, bits };
+}
+
+function overlaps(one: string, other: string): boolean {
+  const [a, b] = [rangeOf(one), rangeOf(other)];
+  return a !== undefined && b !== undefined && a.first <= b.last && b.first <= a.last;
+}
+
+/** One line of a machine's routing table. */
+export interface Route {
+  readonly device: string;
+  readonly range: string;
+}
+
+/** Reads Linux's /proc/net/route; numbers there are hexadecimal, lowest octet first. */
+export function parseRoutes(text: string): Route[] {
+  return text
+    .split("\n")
+    .slice(1)
+    .flatMap((line) => {
+      const [device, destination, , flags, , , , mask] = line.trim().split(/\s+/);
+      if (device === undefined || destination === undefined || mask === undefined) return [];
+      // Bit 0: the route is up.
+      if ((Number.parseInt(flags ?? "0", 16) & 1) === 0) return [];
+      const octets = destination.match(/../g)?.map((octet) => Number.parseInt(octet, 16)) ?? [];
+      const bits = Number.parseInt(mask, 16).toString(2).replaceAll("0", "").length;
+      return [{ device, range: `${octets.reverse().join(".")}/${bits}` }];
+    });
+}
+
+/** Routes of this shortest length belong to somebody; wider ones, such as a VPN's 10.0.0.0/8, cover all there is. */
+const narrow = 16;
+
+/** Who already has addresses of the stack's network; and a warning for a route so wide that nothing could avoid it. */
+export function takenRange(
+  daemon: Daemon,
+  routes: readonly Route[],
+  topology: Topology,
+  label: string,
+): { readonly problem?: string; readonly warning?: string } {
+  const { network } = topology;
+  if (network === undefined) return {};
+  const own = daemon.networks.find(
+    ({ name, labels }) => name === network.name && labels[names.label] === label,
+  );
+  // It is there already, and so is its bridge's route.
+  if (own !== undefined) return {};
+  const remedy = `choose another range with siem-ha:local net, three octets such as "172.25.1" or "192.168.200"`;
+  const other = daemon.networks.find(({ subnets }) =>
+    subnets.some((range) => overlaps(range, network.subnet)),
+  );
+  if (other !== undefined) {
+    const theirs = other.subnets.filter((range) => overlaps(range, network.subnet)).join(", ");
+    return {
+      problem: `the stack's network ${network.subnet} overlaps with Docker's network ${other.name} (${theirs}${ownerOf(other.labels)}): ${remedy}${predefined.has(other.name) ? "" : `; or remove that one: docker network rm ${other.name}`}`,
+    };
+  }
+  const crossing = routes.filter(({ range }) => bitsOf(range) > 1 && overlaps(range, network.subnet));
+  const close = crossing.find(({ range }) => bitsOf(range) >= narrow);
+  if (close !== undefined) {
+    return {
+      problem: `the stack's network ${network.subnet} overlaps with ${close.range}, which this machine reaches through ${close.device} (a VPN or another network): ${remedy}`,
+    };
+  }
+  const [wide] = crossing;
+  if (wide === undefined) return {};
+  return {
+    warning: `${wide.range} is reached through ${wide.device}; while the stack is up, ${network.subnet} of it is not. To avoid that, ${remedy}`,
+  };
+}
+
+/** Docker's own, which can't be removed. */
+const predefined = new Set(["bridge", "docker_gwbridge", "ingress"]);
+
+function bitsOf(range: string): number {
+  return rangeOf(range)?.bits ?? 0;
+}
+
+/** The routes of this machine; none where it doesn't show them as Linux does. */
+export function routesHere(): Route[] {
+  return existsSync("/proc/net/route") ? parseRoutes(readFileSync("/proc/net/route", "utf8")) : [];
+}
+
+/** Why a port of the loopback address can't be listened on; undefined if it can. */
+async function refusalOf(port: number): Promise<string | undefined> {
+  const code = await new Promise<string | undefined>((resolve) => {
+    const probe = createServer();
+    probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+    probe.listen(port, "127.0.0.1", () => probe.close(() => resolve(undefined)));
+  });
+  if (code !== "EACCES") return code;
+  // A low port, which only root may take, as Docker does: then only an answer tells that somebody has it.
+  const answers = await new Promise<boolean>((resolve) => {
+    const caller = dial({ port, host: "127.0.0.1" });
+    caller.once("connect", () => {
+      caller.destroy();
+      resolve(true);
+    });
+    caller.once("error", () => resolve(false));
+  });
+  return answers ? "EADDRINUSE" : undefined;
+}
+
+/** Addresses on which a listener keeps Docker from 127.0.0.1. */
+const inTheWay = ["127.0.0.1", "0.0.0.0", "::", ""];
+
+/**
+ * The first port that a node would publish and can't. Nodes that run have theirs; one that was stopped has lost them,
+ * and somebody may have come in the meantime.
+ */
+export async function takenPort(
+  daemon: Daemon,
+  topology: Topology,
+  config: SiemConfig,
+  refusal: (port: number) => Promise<string | undefined> = refusalOf,
+): Promise<string | undefined> {
+  const running = new Set(
+    daemon.containers.filter(({ state }) => state === "running").map(({ name }) => name),
+  );
+  for (const node of topology.nodes.filter(({ name }) => !running.has(name))) {
+    for (const { external } of node.published) {
+      const remedy = `or move all ports with siem-ha:local portOffset (now ${config.local.portOffset}, allowed 0 to 9000)`;
+      // Docker can publish without a listener of its own, so a free port is not yet free.
+      const container = daemon.containers.find(({ ports }) =>
+        ports.some(
+          (port) => port.external === external && port.protocol === "tcp" && inTheWay.includes(port.ip),
+        ),
+      );
+      const what = `port ${external} on 127.0.0.1, which ${node.name} publishes, `;
+      if (container !== undefined) {
+        return `${what}is taken by the container ${container.name} (image ${shortened(container.image)}${ownerOf(container.labels)}): docker stop ${container.name}, ${remedy}`;
+      }
+      const code = await refusal(external);
+      if (code === undefined) continue;
+      const holder = code === "EADDRINUSE" ? listenerOn(external) : undefined;
+      return `${what}${holder === undefined ? `can't be used (${code})` : `is taken by ${holder}`}: end what listens there, ${remedy}`;
+    }
+  }
+  return undefined;
+}
+
+/** The process that listens on a port, where this system shows it to us. */
+function listenerOn(port: number): string | undefined {
+  try {
+    const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+    const sockets = new Set(
+      ["/proc/net/tcp", "/proc/net/tcp6"]
+        .filter((file) => existsSync(file))
+        .flatMap((file) => readFileSync(file, "utf8").split("\n"))
+        .map((line) => line.trim().split(/\s+/))
+        // 0A: it listens.
+        .filter((fields) => fields[3] === "0A" && fields[1]?.endsWith(suffix) === true)
+        .map((fields) => `socket:[${fields[9]}]`),
+    );
+    for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+      if (holds(pid, sockets)) {
+        return `process ${pid} (${readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
+      }
+    }
+  } catch {
+    // Only a name for a message that is clear without it.
+  }
+  return undefined;
+}
+
+function holds(pid: string, sockets: ReadonlySet<string>): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some((file) =>
+      sockets.has(readlinkSync(`/proc/${pid}/fd/${file}`)),
+    );
+  } catch {
+    // Somebody else's process, or one that has just ended.
+    return false;
+  }
+}
+
+const gib = 1024 ** 3;
+const mib = 1024 ** 2;
+
+/** A place on a disk and what the stack needs there. */
+export interface Need {
+  readonly path: string;
+  readonly what: string;
+  readonly bytes: number;
+}
+
+/**
+ * What has to be free: the state, and the engine's files, are small; Docker's part is images (which are 3 GiB from
+ * their registries, and are there after the first time) and a start of data.
+ */
+export function needs(stateDirectory: string, dockerRoot: string, imagesMissing: boolean): Need[] {
+  return [
+    { path: stateDirectory, what: "the stack's state", bytes: 64 * mib },
+    { path: tmpdir(), what: "temporary files", bytes: 64 * mib },
+    {
+      path: dockerRoot,
+      what: imagesMissing ? "Docker's images and volumes" : "Docker's volumes",
+      bytes: (imagesMissing ? 4 : 1) * gib,
+    },
+  ];
+}
+
+export interface Space {
+  readonly free: number;
+  readonly total: number;
+}
+
+/** Space for us at a path; undefined where the path isn't on this machine, as Docker Desktop's isn't. */
+export async function spaceAt(path: string): Promise<Space | undefined> {
+  try {
+    const { bavail, blocks, bsize } = await statfs(path);
+    return { free: bavail * bsize, total: blocks * bsize };
+  } catch {
+    return undefined;
+  }
+}
+
+/** A size as people read it. */
+export function readable(bytes: number): string {
+  return bytes >= gib ? `${(bytes / gib).toFixed(1)} GiB` : `${Math.floor(bytes / mib)} MiB`;
+}
+
+/** The first place that has less than is needed. */
+export async function shortage(
+  wanted: readonly Need[],
+  space: (path: string) => Promise<Space | undefined> = spaceAt,
+): Promise<string | undefined> {
+  for (const { path, what, bytes } of wanted) {
+    const there = await space(path);
+    if (there === undefined || there.free >= bytes) continue;
+    return `the disk is too full for ${what}: ${path} has ${readable(there.free)} free of ${readable(there.total)}, and at least ${readable(bytes)} are needed. Free some${what.startsWith("Docker") ? ', for example with "docker system df" and "docker image prune"' : ""}`;
+  }
+  return undefined;
+}

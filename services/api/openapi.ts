@@ -1,0 +1,163 @@
+// The API described for programs: an OpenAPI 3.1 document, made from the schemas that check the requests.
+
+import { z } from "zod";
+import { scopes } from "../common/auth.ts";
+import {
+  alertsAnswer,
+  alertsQuery,
+  type ErrorStatus,
+  errorAnswer,
+  errorCodes,
+  event,
+  eventQuery,
+  eventsAnswer,
+  eventsQuery,
+  healthAnswer,
+  noQuery,
+  rangeQuery,
+  statsAnswer,
+} from "./schemas.ts";
+
+interface Operation {
+  readonly summary: string;
+  readonly query: z.ZodObject;
+  /** Names in the path, with what they are. */
+  readonly path?: Readonly<Record<string, string>>;
+  /** The answers that are no errors, by status: what they say, and their body. */
+  readonly answers: Readonly<Record<number, readonly [description: string, body: z.ZodType]>>;
+  /** Whether anybody may ask. @default a token is needed */
+  readonly open?: true;
+  readonly errors: readonly ErrorStatus[];
+}
+
+const reading = [400, 401, 403, 422, 429, 500, 503] as const;
+
+/** Every operation by its path; each is a GET. */
+export const operations: Readonly<Record<string, Operation>> = {
+  "/v1/events": {
+    summary: "List events, newest first",
+    query: eventsQuery,
+    answers: { 200: ["A page of events.", eventsAnswer] },
+    errors: reading,
+  },
+  "/v1/events/{id}": {
+    summary: "Read one event",
+    query: eventQuery,
+    path: { id: "The event's event_id." },
+    answers: { 200: ["The event.", event] },
+    errors: [...reading, 404, 414],
+  },
+  "/v1/stats": {
+    summary: "Count events",
+    query: rangeQuery,
+    answers: { 200: ["Counts of the range.", statsAnswer] },
+    errors: reading,
+  },
+  "/v1/alerts": {
+    summary: "List alerts, newest first",
+    query: alertsQuery,
+    answers: { 200: ["A page of alerts.", alertsAnswer] },
+    errors: reading,
+  },
+  "/v1/health": {
+    summary: "Whether this replica can serve",
+    query: noQuery,
+    open: true,
+    errors: [],
+    answers: {
+      200: ["It can.", healthAnswer("ok")],
+      404: ["It is about to stop: finish what runs, send nothing new.", healthAnswer("draining")],
+      503: ["No replica of the database answers.", healthAnswer("database_unreachable")],
+    },
+  },
+  "/v1/openapi.json": {
+    summary: "This document",
+    query: noQuery,
+    open: true,
+    errors: [400, 500, 503],
+    answers: { 200: ["An OpenAPI 3.1 document.", z.looseObject({ openapi: z.literal("3.1.0") })] },
+  },
+};
+
+/** The document; what it says is true of every replica of this version. */
+export function openApiDocument(): object {
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "siem-ha API",
+      version: "1",
+      description:
+        "A tenant reads its own events, alerts and counts. The tenant is the token's. HEAD answers like GET, without a body. 429 and 503 come with Retry-After. What is no HTTP is answered with 400 bad_request, 408 request_timeout or 431 headers_too_large, in the same shape as every error.",
+      license: { name: "MIT", identifier: "MIT" },
+    },
+    servers: [{ url: "/" }],
+    paths: Object.fromEntries(
+      Object.entries(operations).map(([path, operation]) => [path, { get: describe(path, operation) }]),
+    ),
+    components: {
+      securitySchemes: {
+        token: {
+          type: "http",
+          scheme: "bearer",
+          bearerFormat: "JWT",
+          description: `HS256, with exp, tenant_id and scope (${Object.keys(scopes).join(", ")}), as npm run token makes them.`,
+        },
+      },
+    },
+  };
+}
+
+function describe(path: string, operation: Operation): object {
+  const answers = Object.entries(operation.answers).map(([status, [description, body]]) => [
+    status,
+    { description, content: json(body) },
+  ]);
+  const errors = operation.errors.map((status) => [String(status), describeError(status)]);
+  return {
+    operationId: `get_${path
+      .replace(/^\/v1\//, "")
+      .replace(/\W+/g, "_")
+      .replace(/_$/, "")}`,
+    summary: operation.summary,
+    security: operation.open ? [] : [{ token: ["events:read"] }],
+    parameters: [
+      ...Object.entries(operation.path ?? {}).map(([name, description]) => ({
+        name,
+        in: "path",
+        required: true,
+        description,
+        schema: { type: "string", minLength: 1, maxLength: 1024 },
+      })),
+      ...Object.entries(operation.query.shape).map(([name, schema]) => {
+        const { description, ...rest } = toSchema(schema as z.ZodType, "input");
+        return { name, in: "query", required: false, description, schema: rest };
+      }),
+    ],
+    responses: Object.fromEntries([...answers, ...errors]) as object,
+  };
+}
+
+function describeError(status: ErrorStatus): object {
+  const retry = status === 429 || status === 503;
+  return {
+    description: Object.entries(errorCodes[status])
+      .map(([code, meaning]) => `\`${code}\`: ${meaning}.`)
+      .join(" "),
+    ...(retry
+      ? { headers: { "retry-after": { description: "Seconds to wait.", schema: { type: "string" } } } }
+      : {}),
+    ...(status === 401
+      ? { headers: { "www-authenticate": { description: "Bearer.", schema: { type: "string" } } } }
+      : {}),
+    content: json(errorAnswer(status)),
+  };
+}
+
+function json(body: z.ZodType): object {
+  return { "application/json": { schema: toSchema(body, "output") } };
+}
+
+function toSchema(schema: z.ZodType, io: "input" | "output"): { description?: string } {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io });
+  return rest;
+}

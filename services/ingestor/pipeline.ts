@@ -1,0 +1,93 @@
+// What every event goes through, however it came: rules, rows, batches, and Kafka's acknowledgement.
+
+import { HttpError } from "../common/http.ts";
+import { Batcher, type Message, type Publish } from "./batch.ts";
+import { Budget, maxHeldBytes } from "./budget.ts";
+import { alertId, eventColumns, type SiemEvent } from "./event.ts";
+import { type Columns, toRow } from "./row.ts";
+import { type Finding, type Rule, RuleEngine } from "./rules.ts";
+
+export interface PipelineOptions {
+  readonly publisher: { readonly connected: boolean; readonly publish: Publish };
+  readonly rules: readonly Rule[];
+  readonly eventsTopic: string;
+  readonly alertsTopic: string;
+  /** @default what a replica's container has room for */
+  readonly maxHeldBytes?: number;
+}
+
+const alertColumns = {
+  alert_id: "String",
+  tenant_id: "String",
+  event_id: "String",
+  event_timestamp: "UInt32",
+  source_ip: "String",
+  rule: "String",
+  severity: "String",
+  summary: "String",
+} as const satisfies Columns;
+
+/** One for a replica: the listeners share its memory and its rules' counters. */
+export class Pipeline {
+  readonly #options: PipelineOptions;
+  readonly #engine: RuleEngine;
+  readonly #batcher: Batcher;
+  /** What all listeners may hold. */
+  readonly budget: Budget;
+
+  constructor(options: PipelineOptions) {
+    this.#options = options;
+    this.#engine = new RuleEngine(options.rules);
+    this.budget = new Budget(options.maxHeldBytes ?? maxHeldBytes);
+    this.#batcher = new Batcher((messages) => options.publisher.publish(messages), this.budget);
+  }
+
+  /** Whether Kafka can be reached. */
+  get connected(): boolean {
+    return this.#options.publisher.connected;
+  }
+
+  /** What Kafka is to hold of these events. It marks those that a rule found. */
+  messagesOf(events: readonly SiemEvent[]): Message[] {
+    const { eventsTopic, alertsTopic } = this.#options;
+    return events.flatMap((event) => {
+      const finding = this.#engine.find(event);
+      if (finding) event.is_threat = 1;
+      const message = { topic: eventsTopic, key: event.event_id, value: toRow(eventColumns, event) };
+      return finding ? [message, alertMessage(alertsTopic, event, finding)] : [message];
+    });
+  }
+
+  /**
+   * Resolves when Kafka has acknowledged all of the messages on all in-sync replicas.
+   * @throws HttpError 429 when there is no room for them, 503 when Kafka didn't acknowledge each of them
+   */
+  async send(messages: readonly Message[]): Promise<void> {
+    if (!this.connected) throw kafkaUnreachable();
+    try {
+      await this.#batcher.add(messages);
+    } catch (error) {
+      if (error instanceof HttpError) throw error;
+      const message = "Kafka did not acknowledge all events; send them all again";
+      throw Object.assign(new HttpError(503, "not_acknowledged", message), { cause: error });
+    }
+  }
+
+  /** Resolves when nothing waits for Kafka any more. */
+  idle(): Promise<void> {
+    return this.#batcher.idle();
+  }
+}
+
+/** Nothing can be taken at the moment. */
+export function kafkaUnreachable(): HttpError {
+  return new HttpError(503, "kafka_unreachable", "Kafka can't be reached; try again");
+}
+
+function alertMessage(topic: string, event: SiemEvent, finding: Finding): Message {
+  const { tenant_id, event_id, event_timestamp, source_ip } = event;
+  const { id: rule, severity, summary } = finding;
+  const alert_id = alertId(event, rule);
+  const alert = { alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary };
+  return { topic, key: alert_id, value: toRow(alertColumns, alert) };
+}

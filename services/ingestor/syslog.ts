@@ -1,0 +1,347 @@
+// Takes syslog over TCP (RFC 6587) for one tenant. The protocol has no acknowledgement: what a sender wrote and this
+// process didn't read is lost with the process, so whoever needs a guarantee posts over HTTP.
+
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { isTenantName, type TenantId, tenantRule } from "../common/auth.ts";
+import { ConfigError, type Env } from "../common/env.ts";
+import { HttpError } from "../common/http.ts";
+import { Budget, Share } from "./budget.ts";
+import { eventFromLine, InvalidEvent, maxEventBytes } from "./event.ts";
+import type { Message } from "./batch.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+export interface SyslogOptions {
+  readonly pipeline: Pick<Pipeline, "messagesOf" | "send">;
+  readonly tenant: TenantId;
+  readonly warn: (details: object, message: string) => void;
+  /** @default the present */
+  readonly now?: () => Date;
+  readonly limits?: Partial<SyslogLimits>;
+}
+
+export interface SyslogLimits {
+  /** Connections at once; each may hold what Node reads ahead, 64 KiB. */
+  readonly connections: number;
+  /** Bytes of unfinished lines of all connections together. */
+  readonly unfinishedBytes: number;
+  /** A connection without a byte for so long is closed. Senders are often silent for a while. */
+  readonly idleMs: number;
+  /** The same within a line. */
+  readonly unfinishedMs: number;
+  /** How long a stop waits for the rest of a line. */
+  readonly stopMs: number;
+  /** How long a stop waits for Kafka to acknowledge what was read. */
+  readonly giveUpMs: number;
+  /** Between attempts while Kafka doesn't acknowledge. */
+  readonly retryMs: number;
+}
+
+const defaultLimits: SyslogLimits = {
+  connections: 512,
+  unfinishedBytes: 16 * 1024 * 1024,
+  idleMs: 3_600_000,
+  unfinishedMs: 60_000,
+  stopMs: 1_000,
+  giveUpMs: 6_000,
+  retryMs: 500,
+};
+
+/** Where to listen for syslog and whose events they are; undefined when neither is given. */
+export function readSyslog(
+  env: Env,
+): { readonly address: { host: string; port: number }; readonly tenant: TenantId } | undefined {
+  const [addr, tenant] = [env.read("SYSLOG_ADDR", ""), env.read("SYSLOG_TENANT", "")];
+  if (addr === "" && tenant === "") return undefined;
+  if (addr === "" || tenant === "") {
+    const [given, missing] =
+      addr === "" ? ["SYSLOG_TENANT", "SYSLOG_ADDR"] : ["SYSLOG_ADDR", "SYSLOG_TENANT"];
+    throw new ConfigError(`${given} is set but ${missing} is not; set both to take syslog, or neither`);
+  }
+  if (!isTenantName(tenant)) {
+    throw new ConfigError(`SYSLOG_TENANT must be ${tenantRule}, but is "${String(tenant)}"`);
+  }
+  return { address: env.address("SYSLOG_ADDR", "0.0.0.0:5514"), tenant: tenant as TenantId };
+}
+
+/** A connection that can't be read on; the reason is logged. */
+export class BrokenStream extends Error {}
+
+const newline = 0x0a;
+/** `<length> <`: RFC 6587 counts octets like this, and every counted message begins with its priority. */
+const countStart = /^([1-9]\d{0,9}) </;
+/** What may still become one. */
+const countMaybe = /^[1-9]\d{0,9} ?$/;
+
+/**
+ * Cuts a connection's bytes into frames: by a count of octets or, where no count comes first, at the end of the line.
+ * The sender may change between the two with each frame.
+ */
+export class FrameReader {
+  #buffer = Buffer.alloc(0);
+  #length = 0;
+  /** How far the end of the line was looked for. */
+  #looked = 0;
+  readonly #share: Share;
+
+  /** Holds unfinished frames within the budget. */
+  constructor(budget: Budget) {
+    this.#share = new Share(budget);
+  }
+
+  /** Bytes of the frame that isn't complete. */
+  get pending(): number {
+    return this.#length;
+  }
+
+  /**
+   * The frames that these bytes complete, without blank ones. A problem means that nothing can be read after them: one
+   * is too long, or too much is unfinished.
+   */
+  read(chunk: Buffer): { readonly frames: readonly string[]; readonly problem?: BrokenStream } {
+    const frames: string[] = [];
+    try {
+      const bytes = this.#append(chunk);
+      let start = 0;
+      for (;;) {
+        const frame = this.#next(bytes, start);
+        if (!frame) break;
+        const text = frameText(bytes.subarray(frame.start, frame.end));
+        if (text !== "") frames.push(text);
+        start = frame.next;
+        this.#looked = start;
+      }
+      this.#keep(bytes, start);
+      return { frames };
+    } catch (error) {
+      if (error instanceof BrokenStream) return { frames, problem: error };
+      throw error;
+    }
+  }
+
+  /** At the end of the stream: a last line without its end is a line, but a count that wasn't reached is none. */
+  rest(): string | undefined {
+    const bytes = this.#buffer.subarray(0, this.#length);
+    if (bytes.length === 0 || countStart.test(bytes.toString("latin1", 0, 13))) return undefined;
+    const text = frameText(bytes);
+    this.#length = 0;
+    return text === "" ? undefined : text;
+  }
+
+  close(): void {
+    this.#share.close();
+    this.#buffer = Buffer.alloc(0);
+    this.#length = 0;
+  }
+
+  #next(bytes: Buffer, start: number): { start: number; end: number; next: number } | undefined {
+    const head = bytes.toString("latin1", start, start + 13);
+    const count = countStart.exec(head);
+    if (count) {
+      const length = Number(count[1]);
+      if (length > maxEventBytes) throw tooLong();
+      const from = start + count[1]!.length + 1;
+      return from + length > bytes.length
+        ? undefined
+        : { start: from, end: from + length, next: from + length };
+    }
+    if (countMaybe.test(head)) return undefined;
+    const end = bytes.indexOf(newline, Math.max(start, this.#looked));
+    if ((end < 0 ? bytes.length : end) - start > maxEventBytes) throw tooLong();
+    this.#looked = bytes.length;
+    return end < 0 ? undefined : { start, end, next: end + 1 };
+  }
+
+  /** Doubles where it grows: a long line may come byte by byte. */
+  #append(chunk: Buffer): Buffer {
+    if (this.#length === 0) return chunk;
+    const length = this.#length + chunk.length;
+    if (length > this.#buffer.length) {
+      const larger = Buffer.allocUnsafe(Math.max(length, this.#buffer.length * 2));
+      if (!this.#share.grow(larger.length - this.#buffer.length)) throw tooMany();
+      this.#buffer.copy(larger, 0, 0, this.#length);
+      this.#buffer = larger;
+    }
+    chunk.copy(this.#buffer, this.#length);
+    return this.#buffer.subarray(0, length);
+  }
+
+  #keep(bytes: Buffer, start: number): void {
+    const rest = bytes.subarray(start);
+    this.#looked -= start;
+    if (rest.length === 0) {
+      // Lines are short: what a long one needed isn't kept.
+      this.#buffer = Buffer.alloc(0);
+      this.#share.clear();
+      this.#looked = 0;
+    } else if (rest.length > this.#buffer.length) {
+      if (!this.#share.grow(rest.length - this.#buffer.length)) throw tooMany();
+      this.#buffer = Buffer.from(rest);
+    } else rest.copy(this.#buffer);
+    this.#length = rest.length;
+  }
+}
+
+function frameText(bytes: Buffer): string {
+  let end = bytes.length;
+  // Some senders end a line with a NUL, and a counted one may have its newline.
+  while (end > 0 && (bytes[end - 1]! === 0 || bytes[end - 1]! === 0x0a || bytes[end - 1]! === 0x0d)) end--;
+  const text = bytes.toString("utf8", 0, end);
+  return text.trim() === "" ? "" : text;
+}
+
+function tooLong(): BrokenStream {
+  return new BrokenStream(`a line is longer than ${maxEventBytes} bytes`);
+}
+
+function tooMany(): BrokenStream {
+  return new BrokenStream("too many unfinished lines on all connections");
+}
+
+interface Connection {
+  readonly socket: Socket;
+  readonly reader: FrameReader;
+}
+
+/** Listens for syslog senders. A connection is read on when Kafka has acknowledged what it brought before. */
+export class SyslogListener {
+  readonly #options: SyslogOptions;
+  readonly #limits: SyslogLimits;
+  readonly #server: Server;
+  readonly #unfinished: Budget;
+  /** Those that wait for their sender, not for Kafka. */
+  readonly #waiting = new Set<Connection>();
+  readonly #running = new Set<Promise<void>>();
+  #stoppedAt = Number.POSITIVE_INFINITY;
+
+  constructor(options: SyslogOptions) {
+    this.#options = options;
+    this.#limits = { ...defaultLimits, ...options.limits };
+    this.#unfinished = new Budget(this.#limits.unfinishedBytes);
+    this.#server = createServer((socket) => {
+      const running = this.#serve(socket).finally(() => this.#running.delete(running));
+      this.#running.add(running);
+    });
+    this.#server.maxConnections = this.#limits.connections;
+    this.#server.on("drop", (drop) => {
+      const message = `syslog: connection refused: ${this.#limits.connections} are open`;
+      options.warn({ peer: drop?.remoteAddress }, message);
+    });
+  }
+
+  /** The port that it listens on. */
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** How many connections are open. */
+  get connections(): number {
+    return this.#running.size;
+  }
+
+  async listen(address: { readonly host: string; readonly port: number }): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen(address.port, address.host, () => resolve());
+    });
+  }
+
+  /**
+   * Takes no more connections, reads none beyond the line it is in, and resolves when what was read is acknowledged.
+   * What Kafka doesn't take in time is logged with the number of its messages.
+   */
+  async stop(): Promise<void> {
+    this.#stoppedAt = Date.now();
+    this.#server.close();
+    for (const { socket, reader } of this.#waiting) {
+      if (reader.pending === 0 && socket.readableLength === 0) socket.destroy();
+    }
+    const late = setTimeout(() => {
+      for (const { socket } of this.#waiting) socket.destroy();
+    }, this.#limits.stopMs);
+    await Promise.all(this.#running);
+    clearTimeout(late);
+  }
+
+  async #serve(socket: Socket): Promise<void> {
+    const { warn } = this.#options;
+    const peer = socket.remoteAddress;
+    const reader = new FrameReader(this.#unfinished);
+    const connection = { socket, reader };
+    socket.setKeepAlive(true, 60_000);
+    socket.on("timeout", () => socket.destroy());
+    // A connection that breaks ends the loop; what it brought is on its way.
+    socket.on("error", () => {});
+    try {
+      this.#wait(connection);
+      for await (const chunk of socket) {
+        this.#waiting.delete(connection);
+        // While Kafka is behind nothing is read, and that is no silence of the sender.
+        socket.setTimeout(0);
+        const { frames, problem } = reader.read(chunk as Buffer);
+        await this.#acknowledged(frames, peer);
+        if (problem) throw problem;
+        if (this.#sinceStop() > (reader.pending > 0 ? this.#limits.stopMs : -1)) break;
+        this.#wait(connection);
+      }
+      const last = socket.readableEnded ? reader.rest() : undefined;
+      if (last !== undefined) await this.#acknowledged([last], peer);
+    } catch (error) {
+      if (error instanceof BrokenStream || error instanceof InvalidEvent) {
+        warn({ peer }, `syslog: connection closed: ${error.message}`);
+      } else if ((error as NodeJS.ErrnoException).code === undefined) {
+        warn({ peer, cause: String(error) }, "syslog: connection closed: unexpected error");
+      }
+    } finally {
+      if (reader.pending > 0) {
+        warn({ peer, bytes: reader.pending }, "syslog: an unfinished line was dropped");
+      }
+      reader.close();
+      this.#waiting.delete(connection);
+      socket.destroy();
+    }
+  }
+
+  #wait(connection: Connection): void {
+    const { unfinishedMs, idleMs } = this.#limits;
+    this.#waiting.add(connection);
+    connection.socket.setTimeout(connection.reader.pending > 0 ? unfinishedMs : idleMs);
+  }
+
+  /** Milliseconds since a stop was asked for; negative before. */
+  #sinceStop(): number {
+    return Date.now() - this.#stoppedAt;
+  }
+
+  /** Made once, so that an attempt after a failure sends the same ids: readers see each event once. */
+  async #acknowledged(frames: readonly string[], peer: string | undefined): Promise<void> {
+    const { pipeline, tenant, warn } = this.#options;
+    const now = this.#options.now?.() ?? new Date();
+    const messages: Message[] = [];
+    let refused: InvalidEvent | undefined;
+    for (const frame of frames) {
+      try {
+        messages.push(...pipeline.messagesOf([eventFromLine(frame, tenant, now)]));
+      } catch (error) {
+        if (!(error instanceof InvalidEvent)) throw error;
+        refused = error;
+        break;
+      }
+    }
+    while (messages.length > 0) {
+      try {
+        await pipeline.send(messages);
+        break;
+      } catch (error) {
+        if (!(error instanceof HttpError)) throw error;
+        if (this.#sinceStop() > this.#limits.giveUpMs) {
+          const details = { peer, messages: messages.length, code: error.code };
+          warn(details, "syslog: stopped before Kafka acknowledged these messages");
+          return;
+        }
+        await sleep(this.#limits.retryMs);
+      }
+    }
+    if (refused) throw refused;
+  }
+}

@@ -1,0 +1,99 @@
+// Feeds random posts through the VIP while replicas of every kind are stopped, killed and started again.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import type Docker from "dockerode";
+import fc from "fast-check";
+import { type Topology } from "../../components/topology.ts";
+import {
+  type Client,
+  isPassing,
+  Ledger,
+  post,
+  postUntilDecided,
+  readAll,
+  type Settlement,
+} from "../../ops/ledger.ts";
+import { judge, mixtures } from "./mixture.ts";
+
+/** One replica of each kind, gone by turns: gracefully, or at once. */
+async function upheaval(docker: Docker, topology: Topology): Promise<void> {
+  const restart = (name: string) => docker.getContainer(name).restart({ t: 15 });
+  const crash = async (name: string) => {
+    await docker.getContainer(name).kill();
+    await sleep(500);
+    await docker.getContainer(name).start();
+  };
+  const { ingestor, api, kafka, clickhouse, zookeeper, haproxy } = topology;
+  const turns = [
+    () => restart(ingestor[1]!.name),
+    () => crash(ingestor[0]!.name),
+    () => crash(clickhouse[1]!.name),
+    () => restart(api[2]!.name),
+    () => crash(kafka[2]!.name),
+    () => crash(api[0]!.name),
+    () => crash(zookeeper[0]!.name),
+    () => restart(clickhouse[0]!.name),
+    () => restart(haproxy[0]!.name),
+  ];
+  await sleep(1000);
+  for (const turn of turns) {
+    await turn();
+    await sleep(2000);
+  }
+}
+
+/** What is known of an event: its own id, or the one that stands in its line. */
+const idOf = ({ event_id, raw_event }: { readonly event_id: string; readonly raw_event: string }): string =>
+  event_id.startsWith("mix-") ? event_id : raw_event.slice(0, Math.max(raw_event.indexOf(" "), 0));
+
+export interface Outcome extends Settlement {
+  readonly acknowledged: number;
+  /** Posts whose sender gave up: nobody knows of their events, and each may be there once. */
+  readonly undecided: number;
+}
+
+/**
+ * Posts until the upheaval is over, each post judged by its answer, some sent again although they were acknowledged;
+ * then settles what was acknowledged against what the API shows.
+ */
+export async function feedThroughUpheaval(
+  client: Client,
+  docker: Docker,
+  topology: Topology,
+): Promise<Outcome> {
+  const ledger = new Ledger();
+  let undecided = 0;
+  let over = false;
+  const one = fc.asyncProperty(mixtures, fc.nat(2), async (posts, repeats) => {
+    for (const mixed of posts) {
+      ledger.open(mixed.ids);
+      // Who sends lines without ids can't repeat them without making new events.
+      const answer = mixed.named ? await postUntilDecided(client, mixed) : await post(client, mixed);
+      if (!mixed.named && isPassing(answer.status)) {
+        undecided++;
+        continue;
+      }
+      judge(mixed, answer);
+      if (answer.status === 202) ledger.acknowledge(mixed.ids);
+      else ledger.refuse(mixed.ids);
+      if (!mixed.named || mixed.expected.status !== 202) continue;
+      for (let again = 0; again < repeats; again++) judge(mixed, await postUntilDecided(client, mixed));
+    }
+  });
+  const turned = upheaval(docker, topology).finally(() => (over = true));
+  // No shrinking: a smaller sample would meet another moment.
+  const feed = async () => {
+    do await fc.assert(one, { numRuns: 5, endOnFailure: true });
+    while (!over);
+  };
+  await Promise.all([turned, feed()]);
+  const deadline = Date.now() + 120_000;
+  for (;;) {
+    const seen = (await readAll(client)).map(idOf).filter((id) => id.startsWith("mix-"));
+    const settlement = ledger.settle(seen);
+    if (settlement.lost.length === 0 || Date.now() > deadline) {
+      return { acknowledged: ledger.acknowledged, undecided, ...settlement };
+    }
+    await sleep(1000);
+  }
+}

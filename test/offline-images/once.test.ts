@@ -1,0 +1,222 @@
+// Does a reader see each acknowledged event once? Real ZooKeeper, Kafka and ClickHouse; senders that repeat; a killed replica.
+
+import type { FastifyInstance } from "fastify";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { publicImages } from "../../components/images.ts";
+import { names } from "../../components/topology.ts";
+import { ensureImages } from "../../offline/images/build.ts";
+import { createApi } from "../../services/api/app.ts";
+import { connect, Replicas } from "../../services/api/replicas.ts";
+import { cleanUp, docker, withoutDocker } from "./docker.ts";
+import { type Ingest, keys, password, type Plane, startIngest, startPlane, token } from "./plane.ts";
+
+const tenant = "once";
+const batches = 12;
+const perBatch = 60;
+/** Long enough ago that nothing here is in the future. */
+const began = Math.floor(Date.now() / 1000) - 7200;
+
+type Sent = Readonly<Record<string, unknown>>;
+
+/** Events with a time of their own; every tenth is a threat, so that there are alerts too. */
+const dated = (batch: number): Sent[] =>
+  Array.from({ length: perBatch }, (_, n) => ({
+    event_id: `dated-${batch}-${n}`,
+    // Many in one second, in no order of their ids: neighbours in the table are not neighbours in a batch.
+    event_timestamp: began + ((batch * 7 + n) % 40),
+    raw_event:
+      n % 10 === 0
+        ? `Dec 10 07:13:01 host sshd[${n}]: Failed password for root from 192.0.2.${n} port ${1000 + n} ssh2`
+        : `Dec 10 07:13:01 host cron[${n}]: job ${batch}/${n}`,
+  }));
+
+/** Events whose sender gives an id and no time. */
+const undated = (batch: number): Sent[] =>
+  Array.from({ length: 10 }, (_, n) => ({
+    event_id: `undated-${batch}-${n}`,
+    raw_event: n % 5 === 0 ? "no time here, but a threat" : `no time here: ${batch}/${n}`,
+    ...(n % 5 === 0 ? { source_type: "sshd", event_action: "failed_password" } : {}),
+  }));
+
+describe.skipIf(withoutDocker())("each acknowledged event", () => {
+  let plane: Plane;
+  let ingest: Ingest;
+  let authorization: string;
+  /** The ingestors' clock: it runs on between the repeats of an event. */
+  let now = began + 3600;
+  const acknowledged = new Set<string>();
+  let posts = 0;
+
+  beforeAll(async () => {
+    await ensureImages(Object.values(publicImages), (line) => console.log(line));
+    plane = await startPlane({ net: "198.18.79", brokers: 1, replicas: 2 });
+    ingest = await startIngest(plane, tenant, () => new Date(now * 1000));
+    authorization = `Bearer ${await token(tenant)}`;
+  }, 900_000);
+
+  afterAll(async () => {
+    await ingest?.close();
+    cleanUp();
+    plane?.remove();
+  });
+
+  const post = async (events: readonly Sent[]): Promise<void> => {
+    const answer = await ingest.post(events);
+    expect(answer.statusCode, answer.body).toBe(202);
+    posts += events.length;
+    for (const id of answer.json<{ ids: string[] }>().ids) acknowledged.add(id);
+  };
+
+  /** The API as it runs, reading from these replicas. */
+  const api = (urls: readonly string[]): FastifyInstance => {
+    const database = { urls, username: names.databaseUser, password, database: names.database };
+    const reader = new Replicas(urls.map((url) => connect(url, database)));
+    return createApi({ reader, keys, lifecycle: { draining: false }, quiet: true });
+  };
+  const get = async (app: FastifyInstance, url: string): Promise<Record<string, unknown>> => {
+    const answer = await app.inject({ url, headers: { authorization } });
+    expect(answer.statusCode, `${url}: ${answer.body}`).toBe(200);
+    return answer.json();
+  };
+  const range = `from=${began - 10}&to=${began + 7200}`;
+  /** Every id that the pages of a list show, in their order. */
+  const list = async (app: FastifyInstance, what: "events" | "alerts", limit: number): Promise<string[]> => {
+    const ids: string[] = [];
+    let cursor: string | null = null;
+    do {
+      const page: Record<string, unknown> = await get(
+        app,
+        `/v1/${what}?${range}&limit=${limit}${cursor === null ? "" : `&cursor=${cursor}`}`,
+      );
+      const id = what === "events" ? "event_id" : "alert_id";
+      ids.push(...(page[what] as Record<string, string>[]).map((row) => row[id] ?? ""));
+      cursor = page["next_cursor"] as string | null;
+    } while (cursor !== null);
+    return ids;
+  };
+  const number = (slot: number, sql: string): number => Number(plane.query(slot, sql));
+
+  it("is acknowledged, repeats and all, while a replica is killed and comes back", async () => {
+    const second = plane.container("clickhouse-2");
+    for (let batch = 0; batch < batches; batch++) {
+      if (batch === 4) docker("kill", second);
+      if (batch === 8) docker("start", second);
+      await post([...dated(batch), ...undated(batch)]);
+      // A client whose answer was lost sends the same again, a second later.
+      now += 1;
+      await post([...dated(batch), ...undated(batch)]);
+      await sleep(700);
+    }
+    // A feed that starts again from its beginning.
+    now += 60;
+    for (let batch = 0; batch < batches; batch++) await post([...undated(batch), ...dated(batch)]);
+    expect(acknowledged.size).toBe(batches * (perBatch + 10));
+    expect(posts).toBe(3 * acknowledged.size);
+  }, 120_000);
+
+  it("is on both replicas", async () => {
+    const threats = batches * (perBatch / 10 + 2);
+    for (const slot of [1, 2]) {
+      const count = (table: string, id: string) =>
+        number(slot, `SELECT uniqExact(${id}) FROM ${names.database}.${table} WHERE tenant_id = '${tenant}'`);
+      await expect
+        .poll(() => count(names.eventsTable, "event_id"), { timeout: 60_000, interval: 500 })
+        .toBe(acknowledged.size);
+      await expect
+        .poll(() => count(names.alertsTable, "alert_id"), { timeout: 60_000, interval: 500 })
+        .toBe(threats);
+      // Each of its three times is known, so all of its copies can be told from the first.
+      await expect
+        .poll(
+          () =>
+            number(
+              slot,
+              `SELECT uniqExact((event_id, event_timestamp)) FROM ${names.database}.${names.undatedTable}`,
+            ),
+          { timeout: 60_000, interval: 500 },
+        )
+        .toBe(3 * batches * 10);
+    }
+    const offsets = plane.run(
+      "kafka-1",
+      `KAFKA_HEAP_OPTS=-Xmx128m kafka-get-offsets --bootstrap-server localhost:9092 --topic ${names.eventsTopic}`,
+    );
+    const messages = offsets.split("\n").reduce((sum, line) => sum + Number(line.split(":")[2]), 0);
+    expect(messages, "Kafka has every copy").toBe(posts);
+  }, 120_000);
+
+  it("is shown once, on pages of any size, by either replica and by both", async () => {
+    const ids = [...acknowledged].sort();
+    for (const [urls, limit] of [
+      [plane.urls.slice(0, 1), 7],
+      [plane.urls.slice(1), 100],
+      [plane.urls, 1000],
+    ] as const) {
+      const app = api(urls);
+      expect((await list(app, "events", limit)).sort(), `limit ${limit}`).toEqual(ids);
+      const alerts = await list(app, "alerts", limit);
+      expect(new Set(alerts).size).toBe(alerts.length);
+      expect(alerts).toHaveLength(batches * (perBatch / 10 + 2));
+      await app.close();
+    }
+  }, 120_000);
+
+  it("is counted once", async () => {
+    const app = api(plane.urls);
+    const stats = await get(app, `/v1/stats?${range}`);
+    expect(stats["total"]).toBe(acknowledged.size);
+    expect(stats["threats"]).toBe(batches * (perBatch / 10 + 2));
+    await app.close();
+  });
+
+  it("is found by its id, at the time of its first arrival", async () => {
+    const app = api(plane.urls);
+    const event = await get(app, "/v1/events/undated-0-1");
+    expect(event["event_timestamp"]).toBe(began + 3600);
+    expect((await get(app, "/v1/events/dated-3-5"))["event_timestamp"]).toBe(began + 26);
+    await app.close();
+  });
+
+  it("is there once for people who write SQL", () => {
+    for (const slot of [1, 2]) {
+      for (const [view, id, wanted] of [
+        ["events_once", "event_id", acknowledged.size],
+        ["alerts_once", "alert_id", batches * (perBatch / 10 + 2)],
+      ] as const) {
+        const counts = plane.query(
+          slot,
+          `SELECT count(), uniqExact(${id}) FROM ${names.database}.${view} WHERE tenant_id = '${tenant}'`,
+        );
+        expect(counts, `${view} on replica ${slot}`).toBe(`${wanted}\t${wanted}`);
+      }
+    }
+  });
+
+  it("is on disk once when parts have been merged, but for the seconds of an undated one", () => {
+    plane.query(1, `OPTIMIZE TABLE ${names.database}.${names.eventsTable} FINAL`);
+    expect(
+      number(1, `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${tenant}'`),
+    ).toBe(batches * (perBatch + 3 * 10));
+  }, 120_000);
+
+  it("is readable while others keep coming", async () => {
+    const readable = (): number =>
+      number(
+        1,
+        `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${tenant}' AND event_id LIKE 'trickle-0-%'`,
+      );
+    // Never half a second without an event, and far fewer than a block of the server's own size.
+    let round = 0;
+    for (; round < 100 && readable() < 20; round++) {
+      const events = Array.from({ length: 20 }, (_, n) => ({
+        event_id: `trickle-${round}-${n}`,
+        event_timestamp: began + 6000,
+        raw_event: "one of many",
+      }));
+      expect((await ingest.post(events)).statusCode).toBe(202);
+      await sleep(200);
+    }
+    expect(readable()).toBeGreaterThanOrEqual(20);
+  }, 120_000);
+});

@@ -1,0 +1,49 @@
+// Whose a container is, from what the state says.
+
+import { describe, expect, it } from "vitest";
+import { sort } from "../../ops/leftovers.ts";
+
+const type = "docker:index/container:Container";
+const resource = (name: string, id?: string, of = type) => ({
+  urn: `urn:pulumi:local::siem-ha::${of}::${name}`,
+  type: of,
+  inputs: { name },
+  ...(id === undefined ? {} : { id }),
+});
+
+describe("sort", () => {
+  const state = {
+    resources: [resource("kafka-1", "a"), resource("haproxy-1-config", "v", "docker:index/volume:Volume")],
+    pending_operations: [
+      { type: "creating", resource: resource("kafka-2") },
+      { type: "creating", resource: resource("siem-net") },
+    ],
+  };
+
+  it("tells what was begun and never recorded from what is known and from strangers", () => {
+    const containers = [
+      { id: "a", name: "kafka-1" },
+      { id: "b", name: "kafka-2" },
+      { id: "c", name: "kafka-3" },
+    ];
+    const networks = [
+      { id: "n", name: "siem-net" },
+      { id: "o", name: "other-net" },
+    ];
+    expect(sort({ containers, networks }, state)).toEqual({
+      containers: [{ id: "b", name: "kafka-2" }],
+      networks: [{ id: "n", name: "siem-net" }],
+      strangers: ["kafka-3"],
+    });
+  });
+
+  it("takes a second container by a known name for a stranger's", () => {
+    const containers = [{ id: "z", name: "kafka-1" }];
+    expect(sort({ containers, networks: [] }, state).strangers).toEqual(["kafka-1"]);
+  });
+
+  it("knows the container that writes a proxy's configuration by its volume", () => {
+    const containers = [{ id: "w", name: "haproxy-1-config" }];
+    expect(sort({ containers, networks: [] }, state)).toEqual({ containers, networks: [], strangers: [] });
+  });
+});

@@ -1,0 +1,193 @@
+// What is in a local stack's way, and that it is said by name.
+
+import { createServer } from "node:net";
+import { describe, expect, it } from "vitest";
+import { parseConfig } from "../../components/config.ts";
+import { plan } from "../../components/topology.ts";
+import {
+  type Daemon,
+  namesOf,
+  needs,
+  parseRoutes,
+  shortage,
+  takenNames,
+  takenPort,
+  takenRange,
+} from "../../ops/preflight.ts";
+
+const config = parseConfig({ target: "local" });
+const topology = plan(config.local);
+const empty: Daemon = { containers: [], volumes: [], networks: [] };
+const mine = { "siem-ha.stack": "local" };
+const container = (name: string, more: Partial<Daemon["containers"][number]> = {}) => ({
+  name,
+  image: "busybox:1",
+  state: "running",
+  labels: {},
+  ports: [],
+  ...more,
+});
+
+describe("takenNames", () => {
+  it("finds nothing on an empty daemon, nor in what is the stack's own", () => {
+    expect(takenNames(empty, topology, "local")).toBeUndefined();
+    const { containers, volumes, network } = namesOf(topology);
+    const own: Daemon = {
+      containers: containers.map((name) => container(name, { labels: mine })),
+      volumes: volumes.map((name) => ({ name, labels: mine })),
+      networks: [{ name: network, labels: mine, subnets: ["172.25.0.0/24"] }],
+    };
+    expect(takenNames(own, topology, "local")).toBeUndefined();
+    expect(takenNames(own, topology, "other")).toContain(
+      "the container lb-node-1 (image busybox:1, of the stack local)",
+    );
+  });
+
+  it("names a stranger's container, volume and network, and the way out", () => {
+    const problem = takenNames(
+      {
+        containers: [container("kafka-1", { image: `sha256:${"ab".repeat(32)}` }), container("harmless")],
+        volumes: [{ name: "kafka-1-data", labels: { "com.docker.compose.project": "shop" } }],
+        networks: [{ name: "siem-net", labels: {}, subnets: [] }],
+      },
+      topology,
+      "local",
+    );
+    expect(problem).toContain("the container kafka-1 (image abababababab)");
+    expect(problem).toContain("the volume kafka-1-data (of the Compose project shop)");
+    expect(problem).toContain("the network siem-net");
+    expect(problem).toContain("siem-ha:local prefix");
+    expect(problem).not.toContain("harmless");
+  });
+});
+
+describe("takenRange", () => {
+  const networks = (...subnets: string[]): Daemon => ({
+    ...empty,
+    networks: [{ name: "vpn-lab", labels: {}, subnets }],
+  });
+
+  it.each(["172.25.0.0/24", "172.25.0.128/25", "172.16.0.0/12"])(
+    "names the network that has %s",
+    (subnet) => {
+      const { problem } = takenRange(networks("fd00::/64", subnet), [], topology, "local");
+      expect(problem).toContain(`172.25.0.0/24 overlaps with Docker's network vpn-lab (${subnet})`);
+      expect(problem).toContain("siem-ha:local net");
+    },
+  );
+
+  it.each(["172.25.1.0/24", "172.24.0.0/16", "fd00::/64"])("has nothing against %s", (subnet) => {
+    expect(takenRange(networks(subnet), [{ device: "tun0", range: subnet }], topology, "local")).toEqual({});
+  });
+
+  it("leaves the stack's own network and its route alone", () => {
+    const own = { name: "siem-net", labels: mine, subnets: ["172.25.0.0/24"] };
+    const routes = [{ device: "br-1", range: "172.25.0.0/24" }];
+    expect(takenRange({ ...empty, networks: [own] }, routes, topology, "local")).toEqual({});
+  });
+
+  it("names the interface of a route, warns of a wide one, and knows that a default route is none", () => {
+    const at = (range: string) => takenRange(empty, [{ device: "tun0", range }], topology, "local");
+    expect(at("172.25.0.0/16").problem).toContain("172.25.0.0/16, which this machine reaches through tun0");
+    expect(at("172.25.0.7/32").problem).toContain("tun0");
+    expect(at("172.16.0.0/12").problem).toBeUndefined();
+    expect(at("172.16.0.0/12").warning).toContain("through tun0");
+    // OpenVPN's two halves of everything.
+    expect([at("0.0.0.0/0"), at("128.0.0.0/1")]).toEqual([{}, {}]);
+  });
+
+  it("reads Linux's routing table", () => {
+    const text = `Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+tun0\t000019AC\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+down0\t000019AC\t00000000\t0000\t0\t0\t0\t00FFFFFF\t0\t0\t0
+`;
+    expect(parseRoutes(text)).toEqual([
+      { device: "eth0", range: "0.0.0.0/0" },
+      { device: "tun0", range: "172.25.0.0/24" },
+    ]);
+  });
+});
+
+describe("takenPort", () => {
+  const free = () => Promise.resolve(undefined);
+  const publishing = (ip: string, external: number) =>
+    container("web", { ports: [{ ip, external, protocol: "tcp" }] });
+
+  it("has nothing against free ports", async () => {
+    expect(await takenPort(empty, topology, config, free)).toBeUndefined();
+  });
+
+  it.each(["0.0.0.0", "127.0.0.1", "::"])("names the container that publishes it on %s", async (ip) => {
+    const daemon = { ...empty, containers: [publishing(ip, 18081)] };
+    const problem = await takenPort(daemon, topology, config, free);
+    expect(problem).toContain(
+      "port 18081 on 127.0.0.1, which lb-node-2 publishes, is taken by the container web",
+    );
+    expect(problem).toContain("portOffset (now 0, allowed 0 to 9000)");
+  });
+
+  it("lets another address and UDP be", async () => {
+    const containers = [
+      publishing("192.0.2.1", 8080),
+      container("dns", { ports: [{ ip: "0.0.0.0", external: 8080, protocol: "udp" }] }),
+    ];
+    expect(await takenPort({ ...empty, containers }, topology, config, free)).toBeUndefined();
+  });
+
+  it("asks only for nodes that don't run: a stopped one has lost its ports", async () => {
+    const asked: number[] = [];
+    const refusal = (port: number) => {
+      asked.push(port);
+      return Promise.resolve(undefined);
+    };
+    const containers = [container("lb-node-1"), container("lb-node-2", { state: "exited" })];
+    await takenPort({ ...empty, containers }, topology, config, refusal);
+    expect(asked).toContain(18080);
+    expect(asked).not.toContain(8080);
+  });
+
+  it.each(["0.0.0.0", "127.0.0.1", "::"])("sees and names a process that listens on %s", async (host) => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, host, resolve));
+    try {
+      const { port } = server.address() as { port: number };
+      const moved = { ...topology, nodes: topology.nodes.map((node) => ({ ...node, published: [] })) };
+      const [first, ...others] = moved.nodes;
+      if (first === undefined) throw new Error("no node");
+      const nodes = [{ ...first, published: [{ external: port, internal: 8080 }] }, ...others];
+      const problem = await takenPort(empty, { ...topology, nodes }, config);
+      expect(problem).toContain(`port ${port} on 127.0.0.1, which lb-node-1 publishes, is taken by`);
+      if (process.platform === "linux") expect(problem).toContain(`process ${process.pid} (`);
+    } finally {
+      server.close();
+    }
+  });
+});
+
+describe("shortage", () => {
+  const gib = 1024 ** 3;
+  const wanted = needs("/state", "/docker", true);
+  const disk = (free: Record<string, number | undefined>) => (path: string) => {
+    const there = free[path];
+    return Promise.resolve(there === undefined ? undefined : { free: there, total: 100 * gib });
+  };
+
+  it("has nothing against enough, nor against a disk that can't be seen from here", async () => {
+    expect(await shortage(wanted, disk({ "/state": gib, "/docker": 5 * gib }))).toBeUndefined();
+    expect(await shortage(wanted, disk({ "/state": gib }))).toBeUndefined();
+  });
+
+  it("gives the directory, the figure and the need", async () => {
+    expect(await shortage(wanted, disk({ "/state": gib, "/docker": 1.5 * gib }))).toBe(
+      'the disk is too full for Docker\'s images and volumes: /docker has 1.5 GiB free of 100.0 GiB, and at least 4.0 GiB are needed. Free some, for example with "docker system df" and "docker image prune"',
+    );
+    expect(await shortage(wanted, disk({ "/state": 1024 ** 2 }))).toContain(
+      "/state has 1 MiB free of 100.0 GiB, and at least 64 MiB are needed",
+    );
+  });
+
+  it("needs less where the images are there", () => {
+    expect(needs("/state", "/docker", false).at(-1)?.bytes).toBe(gib);
+  });
+});

@@ -1,0 +1,182 @@
+// Failover between replicas: dead, silent, garbled, cut off in mid-answer, lagging; and a query that is called back.
+
+import { once } from "node:events";
+import { createServer, type RequestListener, type Server } from "node:http";
+import { type AddressInfo } from "node:net";
+import { ClickHouseError } from "@clickhouse/client";
+import { afterEach, describe, expect, it } from "vitest";
+import type { Statement } from "../../services/api/query.ts";
+import { connect, type Replica, Replicas, type Row } from "../../services/api/replicas.ts";
+
+const never = new AbortController().signal;
+const sql = "SELECT 1" as Statement;
+const ask = (replicas: Replicas, signal = never): Promise<Row[]> => replicas.query(sql, signal);
+const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+const down: Replica = () => Promise.reject(Object.assign(new Error("refused"), { code: "ECONNREFUSED" }));
+const error =
+  (code: string): Replica =>
+  () =>
+    Promise.reject(new ClickHouseError({ message: "no", code, type: "T" }));
+const up =
+  (name: string): Replica =>
+  (statement) =>
+    Promise.resolve(statement.includes("system.replicas") ? [{ delay: "0", cut_off: 0 }] : [{ name }]);
+/** A replica that says how it is. */
+const withState =
+  (name: string, state: Row): Replica =>
+  (statement) =>
+    Promise.resolve(statement.includes("system.replicas") ? [state] : [{ name }]);
+const hanging: Replica = (_statement, signal) =>
+  new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error)));
+
+describe("replicas", () => {
+  it("fail over, and the one that answered is asked first from then on", async () => {
+    let asked = 0;
+    const replicas = new Replicas([(...args) => (asked++, down(...args)), up("b"), up("c")]);
+    expect(await ask(replicas)).toEqual([{ name: "b" }]);
+    expect(await ask(replicas)).toEqual([{ name: "b" }]);
+    expect(asked).toBe(1);
+  });
+
+  it("fail over when a replica has no table yet, but not on an error of the query", async () => {
+    expect(await ask(new Replicas([error("60"), up("b")]))).toEqual([{ name: "b" }]);
+    await expect(ask(new Replicas([error("62"), up("b")]))).rejects.toThrow(ClickHouseError);
+    await expect(ask(new Replicas([error("159"), up("b")]))).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringContaining("narrow") as string,
+    });
+    await expect(ask(new Replicas([error("396"), up("b")]))).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringContaining("limit") as string,
+    });
+    // 18.16's errors reach us as plain text.
+    const old: Replica = () => Promise.reject(new Error("Code: 62, e.displayText() = DB::Exception: no"));
+    await expect(ask(new Replicas([old, up("b")]))).rejects.toThrow("Code: 62");
+  });
+
+  it("are healthy while one answers, and a ping moves away from a dead one", async () => {
+    let asked = 0;
+    const replicas = new Replicas([(...args) => (asked++, down(...args)), up("b")]);
+    expect(await replicas.ping()).toBe(true);
+    await settle();
+    await ask(replicas);
+    expect(asked).toBe(1);
+    const dead = new Replicas([down, down]);
+    expect(await dead.ping()).toBe(false);
+    await expect(ask(dead)).rejects.toMatchObject({ status: 503, code: "database_unreachable" });
+  });
+
+  it("that lag or lost ZooKeeper are asked last, and still answer when nobody else does", async () => {
+    for (const state of [
+      { delay: "31", cut_off: 0 },
+      { delay: "0", cut_off: 1 },
+    ]) {
+      const replicas = new Replicas([withState("stale", state), up("fresh")]);
+      expect(await ask(replicas)).toEqual([{ name: "stale" }]);
+      await replicas.ping();
+      await settle();
+      expect(await ask(replicas)).toEqual([{ name: "fresh" }]);
+      const alone = new Replicas([withState("stale", state), down]);
+      expect(await alone.ping()).toBe(true);
+      await settle();
+      expect(await ask(alone)).toEqual([{ name: "stale" }]);
+    }
+    const slightly = new Replicas([withState("slightly", { delay: "30", cut_off: 0 }), up("fresh")]);
+    await slightly.ping();
+    await settle();
+    expect(await ask(slightly)).toEqual([{ name: "slightly" }]);
+  });
+
+  it("that fall silent give their running queries back after two missed pings", async () => {
+    let silent = false;
+    const first: Replica = (statement, signal) =>
+      silent && statement.includes("system.replicas") ? down(statement, signal) : hanging(statement, signal);
+    const replicas = new Replicas([first, up("b")]);
+    const answers: Row[][] = [];
+    const running = ask(replicas).then((rows) => answers.push(rows));
+    silent = true;
+    for (const expected of [[], [[{ name: "b" }]]]) {
+      await replicas.ping();
+      await settle();
+      // At once, not when the attempt's own time is over.
+      expect(answers).toEqual(expected);
+    }
+    await running;
+  });
+
+  it("are not asked further once the client has gone", async () => {
+    const controller = new AbortController();
+    let asked = 0;
+    const running = ask(new Replicas([hanging, () => Promise.resolve([{ n: asked++ }])]), controller.signal);
+    controller.abort();
+    await expect(running).rejects.toMatchObject({ code: "client_gone" });
+    expect(asked).toBe(0);
+  });
+});
+
+describe("a replica over HTTP", () => {
+  const servers: Server[] = [];
+  afterEach(() => {
+    for (const server of servers.splice(0)) {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+  async function serve(listener: RequestListener): Promise<Replica> {
+    const server = createServer(listener).listen(0, "127.0.0.1");
+    servers.push(server);
+    await once(server, "listening");
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    return connect(url, { urls: [url], username: "u", password: "p", database: "d" });
+  }
+  const answer = { meta: [{ name: "a", type: "String" }], data: [{ a: "1" }, { a: "2" }], rows: 2 };
+  const text = JSON.stringify(answer);
+
+  it("gives its rows", async () => {
+    expect(await (await serve((_, response) => response.end(text)))(sql, never)).toEqual(answer.data);
+  });
+
+  it.each<[string, RequestListener]>([
+    ["garbage", (_, response) => response.end("<html>wrong door</html>")],
+    ["nothing", (_, response) => response.end()],
+    ["JSON that is no answer", (_, response) => response.end('{"data": 7}')],
+    ["half an answer, then ends as if it were whole", (_, response) => response.end(text.slice(0, 60))],
+    [
+      "half an answer, then dies",
+      (_, response) => {
+        response.write(text.slice(0, 60));
+        setTimeout(() => response.destroy(), 20);
+      },
+    ],
+    [
+      "rows, then an error",
+      (_, response) => response.end(`${text.slice(0, 60)}Code: 241, e.displayText() = no`),
+    ],
+    ["an error of the proxy before it", (_, response) => response.writeHead(502).end("bad gateway")],
+    ["no answer: it closes", (request) => request.socket.destroy()],
+  ])("that answers %s is passed over", async (_, listener) => {
+    const replicas = new Replicas([await serve(listener), up("b")]);
+    expect(await ask(replicas)).toEqual([{ name: "b" }]);
+  });
+
+  it("is told to end a query that nobody waits for", async () => {
+    const asked: { query: string; id: string | null; readonly: string | null }[] = [];
+    const controller = new AbortController();
+    const replica = await serve((request, response) => {
+      let query = "";
+      request.on("data", (part: Buffer) => (query += part.toString()));
+      request.on("end", () => {
+        const { searchParams } = new URL(request.url!, "http://x");
+        asked.push({ query, id: searchParams.get("query_id"), readonly: searchParams.get("readonly") });
+        if (asked.length === 1) controller.abort();
+        else response.end();
+      });
+    });
+    await expect(replica(sql, controller.signal)).rejects.toThrow();
+    await expect.poll(() => asked.length, { timeout: 10_000 }).toBe(2);
+    expect(asked[0]!.readonly).toBe("2");
+    expect(asked[1]!.query).toContain(`KILL QUERY WHERE query_id = '${asked[0]!.id}'`);
+    expect(asked[1]!.readonly).toBe("0");
+  });
+});
