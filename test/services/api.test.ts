@@ -1,7 +1,7 @@
 // The API over HTTP with a reader that the test controls: what is asked, what is answered, what is refused.
 
 import fc from "fast-check";
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, vi } from "vitest";
 import { createApi } from "../../services/api/app.ts";
 import type { Row } from "../../services/api/replicas.ts";
 import { mintToken } from "../../services/token.ts";
@@ -249,8 +249,13 @@ describe("requests", () => {
   it("that exceed what a replica or a tenant may run at once are told when to come back", async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
+    let reading = 0;
+    const query = () => {
+      reading++;
+      return held.then(() => []);
+    };
     const small = createApi({
-      reader: { query: () => held.then(() => []), ping: () => Promise.resolve(true) },
+      reader: { query, ping: () => Promise.resolve(true) },
       keys: { current: new TextEncoder().encode(secret) },
       lifecycle,
       quiet: true,
@@ -261,6 +266,7 @@ describe("requests", () => {
       return small.inject({ url: "/v1/events", headers: { authorization: `Bearer ${token}` } });
     };
     const running = [ask("a"), ask("b")];
+    await vi.waitFor(() => expect(reading).toBe(2));
     const [again, other] = await Promise.all([ask("a"), ask("c")]);
     expect([again.statusCode, again.json<Row>()["error"]]).toEqual([429, "tenant_busy"]);
     expect([other.statusCode, other.json<Row>()["error"]]).toEqual([503, "busy"]);
