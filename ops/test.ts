@@ -11,6 +11,13 @@ import { buildImage } from "../images/build.ts";
 import { ownImages } from "../components/images.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
+const given = process.argv.slice(2);
+if (given.length > 0) {
+  print(
+    `npm test takes no arguments, but got "${given.join(" ")}". Single files: npx vitest run --project unit FILE`,
+  );
+  process.exit(1);
+}
 const total = { passed: 0, failed: 0, skipped: 0 };
 
 function run(title: string, command: string, args: readonly string[]): boolean {
