@@ -59,12 +59,13 @@ const api = new HttpService("siem-api", {
 });
 
 const token = witnessToken(secrets.jwtSecret);
-const witness = cloud === undefined ? undefined : new Witness("witness", { ...on, token });
+const witness = new Witness("witness", { ...on, token });
 new LoadBalancers("edge", {
   ...on,
   statsPassword: secrets.statsPassword,
-  ...(cloud === undefined ? {} : { keeper: (node) => cloud.keeper(node, token) }),
-  after: [ingestor.ready, api.ready, ...(witness === undefined ? [] : [witness.ready])],
+  witnessToken: token,
+  cloud: cloud && ((node) => cloud.keeperCloud(node)),
+  after: [ingestor.ready, api.ready, witness.ready],
 });
 
 async function awsNodes(aws: NonNullable<typeof config.aws>): Promise<AwsNodes> {

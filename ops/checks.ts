@@ -108,14 +108,12 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const keeper of topology.keepalived) {
     results.push(attempt("keepalived", keeper.name, () => running(keeper.name, keeper.node)));
   }
-  if (context.config.target === "aws") {
-    results.push(
-      attempt("witness", topology.witness.node.name, async () => {
-        await shell(reach, witnessAnswers(topology));
-        return "answers";
-      }),
-    );
-  }
+  results.push(
+    attempt("witness", topology.witness.node.name, async () => {
+      await shell(reach, witnessAnswers(topology));
+      return "answers";
+    }),
+  );
   results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
   results.push(attempt("probe event", "through the VIP", () => probe(context)));
   return Promise.all(results);

@@ -26,15 +26,15 @@ describe("the local stack", () => {
     expect(counts).toEqual({
       "pulumi:providers:docker": 1,
       "docker:index/network:Network": 1,
-      // Five public ones, three of our own.
-      "docker:index/remoteImage:RemoteImage": 5 + 3,
-      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy and two Keepalived.
-      "docker:index/container:Container": 9 + 15 + 4,
-      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations.
-      "docker:index/volume:Volume": 12 + 2,
-      // Three image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
-      // migration; HAProxy: two configurations, two gates, one "ready".
-      "command:local:Command": 3 + 10 + 5 + 3 + 5,
+      // Five public ones, four of our own.
+      "docker:index/remoteImage:RemoteImage": 5 + 4,
+      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy, two Keepalived; the witness.
+      "docker:index/container:Container": 9 + 15 + 4 + 1,
+      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations, and what each pair shares.
+      "docker:index/volume:Volume": 12 + 2 + 2,
+      // Four image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
+      // migration; HAProxy: two configurations, two gates, one "ready"; the witness's gate.
+      "command:local:Command": 4 + 10 + 5 + 3 + 5 + 1,
     });
   });
 
@@ -60,7 +60,7 @@ describe("the local stack", () => {
         (inputs["capabilities"] as { adds?: string[] }).adds ?? [],
       ]),
     );
-    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"]);
+    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"]);
     expect(added["haproxy-1"]).toEqual([]);
     expect(added["siem-api-1"]).toEqual([]);
     expect(added["kafka-1"]).toEqual([]);

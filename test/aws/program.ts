@@ -41,7 +41,7 @@ export const commonCounts = {
   "aws:ecr/lifecyclePolicy:LifecyclePolicy": 4,
   // Nine anchors; five services of three; two HAProxy, two Keepalived; the witness.
   "docker:index/container:Container": 9 + 15 + 4 + 1,
-  "docker:index/volume:Volume": 12 + 2,
+  "docker:index/volume:Volume": 12 + 2 + 2,
   // The anchor's on nine machines, ZooKeeper's, Kafka's, ClickHouse's on three each, HAProxy's on two.
   "docker:index/remoteImage:RemoteImage": 9 + 9 + 2,
   // Nine machines' readiness; four images published, and pulled nine times; then as on one daemon: gates 10, formed or

@@ -14,6 +14,7 @@ import {
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
 import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
+import { renderPairEntry } from "../../components/render/pair-entry.ts";
 import { renderZookeeper } from "../../components/render/zookeeper.ts";
 import { renderGate } from "../../components/services/gate.ts";
 import { plan } from "../../components/topology.ts";
@@ -33,7 +34,12 @@ const environment = (values: Record<string, string>) =>
 const files: Record<string, string> = {
   "haproxy.cfg": renderHaproxy(topology),
   "haproxy-users.cfg": renderStatsUsers("PASSWORD"),
-  "haproxy-config-writer.sh": renderConfigWriter(first(topology.haproxy), "haproxy-1-config", "local"),
+  "haproxy-config-writer.sh": renderConfigWriter(
+    first(topology.haproxy),
+    { config: "haproxy-1-config", pair: "haproxy-1-pair" },
+    "local",
+  ),
+  "pair-entry.sh": renderPairEntry(topology),
   "zookeeper-1.env": environment(
     renderZookeeper(topology, first(topology.zookeeper), config.zookeeper.heapMb),
   ),
