@@ -5,6 +5,8 @@
 export interface Container {
   readonly id: string;
   readonly name: string;
+  /** Id of its image. */
+  readonly image: string;
   /** Docker's word for its state. */
   readonly state: "created" | "running" | "paused" | "restarting" | "removing" | "exited" | "dead";
   /** Its last start and its last end, milliseconds since 1970; 0 for never. */

@@ -29,6 +29,8 @@ interface Volume {
 interface Inspected {
   readonly Id: string;
   readonly Name: string;
+  /** Id of its image. */
+  readonly Image: string;
   readonly State: { readonly Status: string; readonly StartedAt: string; readonly FinishedAt: string };
   readonly HostConfig: { readonly NetworkMode: string };
   readonly Config: { readonly Labels: Readonly<Record<string, string>> | null };
@@ -129,37 +131,50 @@ export class Engine {
   }
 
   /**
-   * Takes the container's address off the network that it shared, by a process in the anchor that has the right to.
-   * @returns whether it was there.
+   * Takes the container's address off the network that it shared, by a container that lives only for that and may do
+   * nothing else.
+   * @returns whether the address was there.
    */
   async release(container: Container, anchor: Container): Promise<boolean> {
     const [cidr = "", device = ""] = (container.address ?? "").split(" ");
     const { Id } = (await this.#docker.call(
       "POST",
-      `/containers/${anchor.id}/exec`,
+      "/containers/create",
       {},
       {
-        Cmd: ["ip", "address", "delete", cidr, "dev", device],
-        Privileged: true,
+        Image: anchor.image,
+        Entrypoint: ["ip", "address", "delete", cidr, "dev", device],
+        Cmd: [],
         User: "0",
-        AttachStdout: true,
+        HostConfig: {
+          NetworkMode: `container:${anchor.id}`,
+          CapDrop: ["ALL"],
+          CapAdd: ["NET_ADMIN"],
+          SecurityOpt: ["no-new-privileges"],
+          Memory: 16 * 1024 * 1024,
+          LogConfig: { Type: "none" },
+        },
       },
     )) as { readonly Id: string };
-    // Its answer ends when the command does.
-    await this.#docker.call("POST", `/exec/${Id}/start`, {}, { Detach: false, Tty: false });
-    const { ExitCode } = (await this.#docker.call("GET", `/exec/${Id}/json`)) as {
-      readonly ExitCode: number;
-    };
-    return ExitCode === 0;
+    try {
+      await this.#docker.call("POST", `/containers/${Id}/start`);
+      const { StatusCode } = (await this.#docker.call("POST", `/containers/${Id}/wait`)) as {
+        readonly StatusCode: number;
+      };
+      return StatusCode === 0;
+    } finally {
+      await this.#docker.call("DELETE", `/containers/${Id}`, { force: "1" });
+    }
   }
 }
 
 function describe(inspected: Inspected): Container {
-  const { Id, Name, State, HostConfig, Config } = inspected;
+  const { Id, Name, Image, State, HostConfig, Config } = inspected;
   const mode = HostConfig.NetworkMode;
   const address = Config.Labels?.[addressLabel];
   return {
     id: Id,
+    image: Image,
     name: Name.replace(/^\//, ""),
     state: State.Status as Container["state"],
     startedAt: timeOf(State.StartedAt),
