@@ -4,6 +4,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import { labelOf } from "../components/config.ts";
+import { withHold } from "./hold.ts";
 import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
 import { connect, inventory } from "./daemon.ts";
@@ -30,12 +31,14 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
     (resource) => keepData && resource.type === "docker:index/volume:Volume",
   );
   try {
-    await stack.destroy({
-      refresh: true,
-      onEvent: progress.onEvent,
-      suppressOutputs: true,
-      ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
-    });
+    const destroy = () =>
+      stack.destroy({
+        refresh: true,
+        onEvent: progress.onEvent,
+        suppressOutputs: true,
+        ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
+      });
+    await (local ? withHold(connect(config.local.dockerHost), label, destroy) : destroy());
   } catch (error) {
     throw new Error(`down failed:\n${progress.errors.join("\n") || (error as Error).message}`, {
       cause: error,

@@ -11,6 +11,7 @@ import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
 import { connect, inventory, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
+import { withHold } from "./hold.ts";
 import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
@@ -75,7 +76,8 @@ async function up(stackName: string): Promise<void> {
   const progress = new Progress(print);
   await stage("deploy", async () => {
     try {
-      await stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
+      const deploy = () => stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
+      await (local ? withHold(connect(config.local.dockerHost), label, deploy) : deploy());
     } catch (error) {
       const reason = progress.errors.length > 0 ? progress.errors.join("\n") : (error as Error).message;
       const remedy = reason.includes("marked for protection")

@@ -2,6 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { plan } from "../components/topology.ts";
+import { addressLabel } from "../services/supervisor/labels.ts";
 import { type Registration, runProgram, testSecrets } from "./mocks.ts";
 
 let resources: readonly Registration[];
@@ -26,15 +27,17 @@ describe("the local stack", () => {
     expect(counts).toEqual({
       "pulumi:providers:docker": 1,
       "docker:index/network:Network": 1,
-      // Five public ones, four of our own.
-      "docker:index/remoteImage:RemoteImage": 5 + 4,
-      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy, two Keepalived; the witness.
-      "docker:index/container:Container": 9 + 15 + 4 + 1,
-      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations, and what each pair shares.
-      "docker:index/volume:Volume": 12 + 2 + 2,
-      // Four image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
+      // Five public ones, five of our own.
+      "docker:index/remoteImage:RemoteImage": 5 + 5,
+      // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; two HAProxy, two Keepalived; the witness
+      // and the supervisor.
+      "docker:index/container:Container": 9 + 15 + 4 + 2,
+      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations, what HAProxy and
+      // Keepalived of each share, and the supervisor's memory.
+      "docker:index/volume:Volume": 12 + 2 + 2 + 1,
+      // Five image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
       // migration; HAProxy: two configurations, two gates, one "ready"; the witness's gate.
-      "command:local:Command": 4 + 10 + 5 + 3 + 5 + 1,
+      "command:local:Command": 5 + 10 + 5 + 3 + 5 + 1,
     });
   });
 
@@ -66,6 +69,31 @@ describe("the local stack", () => {
     expect(added["kafka-1"]).toEqual([]);
   });
 
+  it("gives Docker's socket to the supervisor alone, and nothing else to it", () => {
+    const mounting = containers().filter(({ inputs }) => JSON.stringify(inputs).includes("docker.sock"));
+    expect(mounting.map(({ name }) => name)).toEqual(["supervisor"]);
+    expect(find("supervisor")).toMatchObject({
+      networkMode: "none",
+      readOnly: true,
+      capabilities: { drops: ["ALL"] },
+      securityOpts: ["no-new-privileges"],
+      restart: "always",
+    });
+    expect(find("supervisor")["capabilities"]).not.toHaveProperty("adds");
+  });
+
+  it("tells the supervisor which address a node must not have without its Keepalived", () => {
+    const labelled = containers().flatMap(({ name, inputs }) =>
+      (inputs["labels"] as { label: string; value: string }[])
+        .filter(({ label }) => label === addressLabel)
+        .map(({ value }) => [name, value]),
+    );
+    expect(labelled).toEqual([
+      ["keepalived-1", "172.25.0.222/24 eth0"],
+      ["keepalived-2", "172.25.0.222/24 eth0"],
+    ]);
+  });
+
   it("limits memory without swap, and rotates logs", () => {
     for (const { name, inputs } of containers()) {
       expect(inputs["memory"], name).toBeGreaterThan(0);
@@ -75,7 +103,7 @@ describe("the local stack", () => {
   });
 
   it("puts every guest into its anchor's namespace, with nothing of its own that an anchor owns", () => {
-    const anchors = new Set(plan().nodes.map((node) => node.alias));
+    const anchors = new Set([...plan().nodes.map((node) => node.alias), "supervisor"]);
     for (const { name, inputs } of containers().filter((resource) => !anchors.has(resource.name))) {
       expect(inputs["networkMode"], name).toMatch(/^container:(lb|stream|store)-node-[123]-id$/);
       for (const field of ["hostname", "ports", "hosts", "dns", "networksAdvanced"]) {

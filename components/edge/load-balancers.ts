@@ -19,6 +19,7 @@ import {
 import { names, type Node, type Replica, type Topology } from "../topology.ts";
 import { keeperOf } from "./keeper.ts";
 import { gate } from "../services/gate.ts";
+import { addressLabel } from "../../services/supervisor/labels.ts";
 
 export interface LoadBalancersArgs {
   readonly topology: Topology;
@@ -162,6 +163,10 @@ export class LoadBalancers extends pulumi.ComponentResource {
           // SETUID: the keeper becomes an account of its own.
           capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: behind.memoryMb,
+          // Killed, it leaves the address behind; the supervisor takes it off.
+          labels: {
+            [addressLabel]: `${topology.vip.address}/${topology.vip.prefix} ${place.networkInterface}`,
+          },
           liveness: ["ip", "link", "show", place.networkInterface],
           graceSeconds: 10,
         },
