@@ -68,6 +68,9 @@ export const endedDelayMs = 3_000;
 /** Whoever restarts an anchor may be about to restart its guests too. */
 export const rejoinDelayMs = 250;
 
+/** Taken off any sooner, the address would be nowhere until the other load balancer misses this one. */
+export const releaseDelayMs = 400;
+
 /** How long after so many failures in a row the next start may be. */
 export function backOffMs(failures: number): number {
   return Math.min(500 * 2 ** failures, 60_000);
@@ -101,12 +104,10 @@ export function decide(world: World): Decision {
       anchor?.state === "running" &&
       released.get(id) !== container.finishedAt
     ) {
-      actions.push({
-        do: "release",
-        container,
-        anchor,
-        why: `${name} has ended and may have left ${address} behind`,
-      });
+      const why = `${name} has ended and may have left it behind`;
+      const due = container.finishedAt + releaseDelayMs;
+      if (due <= now) actions.push({ do: "release", container, anchor, why });
+      else later.push(due);
     }
     if (joins !== undefined && anchor === undefined) {
       complaints.push(`${name} shares the network of a container that is gone; npm run up makes it anew`);

@@ -35,6 +35,7 @@ import {
   tryDocker,
   withoutRights,
 } from "../offline-images/docker.ts";
+import { addressLabel } from "../../services/supervisor/labels.ts";
 import type { Seen } from "./vip-client.ts";
 
 const net = "172.25.88";
@@ -49,6 +50,8 @@ export interface Use {
   readonly mode?: "new" | "keep-alive";
   /** How long it goes on afterwards, milliseconds. @default 1500 */
   readonly afterMs?: number;
+  /** How long it waits for an answer, milliseconds. @default 900, so that a lost first packet is a loss */
+  readonly limitMs?: number;
   /** Who answers: a replica behind HAProxy, or HAProxy itself. @default api */
   readonly ask?: "api" | "proxy";
 }
@@ -67,6 +70,7 @@ export class Pair {
     );
     const images = {
       keepalived: buildImage("keepalived", console.log),
+      supervisor: buildImage("supervisor", console.log),
       witness: buildImage("witness", console.log),
     };
     chmodSync(this.#root, 0o755);
@@ -97,6 +101,15 @@ export class Pair {
       ...[...guestLimits, "--memory=128m", `--network=container:${topology.witness.node.name}`],
       ...[`--env=WITNESS_TOKEN=${token}`, images.witness],
     );
+    start(
+      "supervisor",
+      ...[...guestLimits, "--memory=96m", "--network=none", "--read-only"],
+      ...[
+        "--volume=/var/run/docker.sock:/var/run/docker.sock",
+        `--volume=${this.#volume("supervisor-state")}:/var/lib/siem-ha`,
+      ],
+      ...[`--env=STACK=${stack}`, images.supervisor],
+    );
     for (const [index, proxy] of topology.haproxy.entries()) {
       const keeper = topology.keepalived[index];
       if (keeper === undefined) throw new Error("no Keepalived");
@@ -111,10 +124,14 @@ export class Pair {
 
   stop(): void {
     for (const client of this.#clients) client.kill("SIGKILL");
+    // It would start again what is about to be removed.
+    tryDocker("rm", "--force", this.supervisor);
     cleanUp();
     docker("volume", "prune", "--force", "--filter", `label=${names.label}=${stack}`);
     rmSync(this.#root, { recursive: true, force: true });
   }
+
+  readonly supervisor = `${stack}-supervisor`;
 
   haproxy(side: Side): string {
     return this.#at(this.topology.haproxy, side).name;
@@ -237,16 +254,10 @@ export class Pair {
     return Math.round(total + (since === undefined ? 0 : ended - since));
   }
 
-  /** Starts what a test has killed on a node, in the order in which a node starts. */
+  /** Starts what a test has stopped; what it killed is the supervisor's business. */
   revive(side: Side): void {
-    const running = (name: string) => docker("inspect", "-f", "{{.State.Running}}", name) === "true";
-    const guests = [this.#at(this.topology.api, side).name, this.haproxy(side), this.keepalived(side)];
-    if (!running(this.anchor(side))) {
-      docker("start", this.anchor(side));
-      for (const guest of guests) docker("restart", "--time=0", guest);
-    } else {
-      for (const guest of guests.filter((name) => !running(name))) docker("start", guest);
-    }
+    if (docker("inspect", "-f", "{{.State.Running}}", this.haproxy(side)) !== "true")
+      docker("start", this.haproxy(side));
   }
 
   /** A node that is gone at once, as far as anybody can see. */
@@ -287,14 +298,14 @@ export class Pair {
 
   /** Runs something while a client uses the address, and returns what the client saw. */
   async during(what: () => Promise<void> | void, options: Use = {}): Promise<Seen> {
-    const { mode = "new", afterMs = 1500, ask = "api" } = options;
+    const { mode = "new", afterMs = 1500, ask = "api", limitMs = 900 } = options;
     const target = { api: [ports.haproxyApi, "/v1/health"], proxy: [ports.haproxyStats, "/stats"] } as const;
     const [port, path] = target[ask];
     const client = spawn(
       process.execPath,
       [
         ...["--import", "tsx", join(import.meta.dirname, "vip-client.ts"), mode],
-        ...[this.topology.vip.address, String(port.number), path],
+        ...[this.topology.vip.address, String(port.number), path, String(limitMs)],
       ],
       { stdio: ["pipe", "pipe", "inherit"] },
     );
@@ -326,6 +337,12 @@ export class Pair {
     return found;
   }
 
+  #volume(name: string): string {
+    const full = `${stack}-${name}`;
+    docker("volume", "create", "--label", `${names.label}=${stack}`, full);
+    return full;
+  }
+
   #file(name: string, text: string): string {
     const path = join(this.#root, name);
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
@@ -334,9 +351,10 @@ export class Pair {
   }
 
   #startHaproxy(proxy: Replica): void {
-    const volumes = { config: `${proxy.name}-config`, pair: `${proxy.name}-pair` };
-    for (const volume of Object.values(volumes))
-      docker("volume", "create", "--label", `${names.label}=${stack}`, volume);
+    const volumes = {
+      config: this.#volume(`${proxy.alias}-config`),
+      pair: this.#volume(`${proxy.alias}-pair`),
+    };
     // The stand-ins of the API are the only servers.
     execFileSync("sh", ["-c", renderConfigWriter(proxy, volumes, stack)], {
       input: renderStatsUsers("stats-password-of-the-tests"),
@@ -392,6 +410,7 @@ export class Pair {
         "--tmpfs=/run:rw,mode=0755",
       ],
       ...["NET_ADMIN", "NET_RAW", "SETGID", "SETUID"].map((right) => `--cap-add=${right}`),
+      `--label=${addressLabel}=${topology.vip.address}/${topology.vip.prefix} eth0`,
       ...Object.entries(keepalivedEnvironment).map(([name, value]) => `--env=${name}=${value}`),
       `--volume=${topology.haproxy[index - 1]?.name}-pair:${pairDirectory}:ro`,
       `--volume=${dirname(settings)}:${dirname(keeperFiles.settings)}:ro`,

@@ -14,8 +14,8 @@ export interface Seen {
   readonly errors: Readonly<Record<string, number>>;
 }
 
-const [mode = "", host = "", port = "", path = ""] = process.argv.slice(2);
-const limitMs = 900;
+const [mode = "", host = "", port = "", path = "", limit = ""] = process.argv.slice(2);
+const limitMs = Number(limit);
 
 interface Attempt {
   readonly started: number;

@@ -9,6 +9,7 @@ import {
   type Fate,
   killedDelayMs,
   rejoinDelayMs,
+  releaseDelayMs,
   type World,
 } from "../../services/supervisor/decide.ts";
 import { type ContainerEvent, Fates } from "../../services/supervisor/fates.ts";
@@ -145,9 +146,13 @@ describe("the supervisor decides", () => {
       },
       at(5_000),
     ],
-    "to take the address off a node whose keeper of it has ended, at once and in a hold too": [
+    "to take the address off a node whose keeper of it has ended, once the other can have it": [
+      { containers: [anchor, { ...dead(guest, 100), address }], fates: { g1: "stopped" } },
+      at(releaseDelayMs - 100),
+    ],
+    "to take it off in a hold too": [
       {
-        containers: [anchor, { ...dead(guest, 1), address }],
+        containers: [anchor, { ...dead(guest, long), address }],
         fates: { g1: "killed" },
         heldUntil: now + 5_000,
       },
