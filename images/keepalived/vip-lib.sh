@@ -56,7 +56,8 @@ json_field() { # json name
   echo "${BASH_REMATCH[2]:-${BASH_REMATCH[1]}}"
 }
 
-# Asks for the lease or renews it. Sets `lease` to granted, refused or unknown, and `lease_grants` to the witness's
+# Asks for the lease or renews it. Sets `lease` to granted, refused, unknown, or young: a witness that has just started
+# may not grant anything yet, but this node is not cut off. Sets `lease_grants` to the witness's
 # count of grants: where that grows while we are refused, the other holder is alive. Sets `lease_refusals` to its count
 # of refusals: where that grows while we are granted, another node claims the address.
 ask_lease() {
@@ -67,6 +68,7 @@ ask_lease() {
   case "${answer##*$'\n'}" in
     200) lease=granted ;;
     409) lease=refused ;;
+    503) lease=young ;;
     *) lease=unknown ;;
   esac
 }

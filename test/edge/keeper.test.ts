@@ -252,6 +252,27 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
       }
     }, 90_000);
 
+    it("does not take a witness that has just started for one that is cut off", async () => {
+      silence.silent = true;
+      const other = await peer("free");
+      const asked: number[] = [];
+      const young = await listen((_incoming, response) => {
+        asked.push(Date.now());
+        response.writeHead(503).end('{"granted":false,"grants":0,"refusals":0,"waitMs":4000}');
+      });
+      started = new Machine(cloud, { witness: young.url, port: other.port });
+      started.hold();
+      started.keep();
+      try {
+        await eventually("not asked", () => asked.length > 6);
+        expect(started.output).not.toContain("lets go");
+      } finally {
+        silence.silent = false;
+        await young.stop();
+        await other.stop();
+      }
+    }, 60_000);
+
     it("lets go when it sees neither, and comes back when it sees the other again", async () => {
       silence.silent = true;
       const other = await peer("free");
