@@ -16,6 +16,11 @@ export interface SupervisorsArgs {
 const socket = "/var/run/docker.sock";
 const stateDirectory = "/var/lib/siem-ha";
 
+/** Name of the supervisor's container on a node's host: the same on every host, after the stack's prefix. */
+export function supervisorName(node: Node): string {
+  return `${node.name.slice(0, -node.alias.length)}supervisor`;
+}
+
 /**
  * Whoever has a daemon's socket is root on its host: so this one has no network, no right beside it, a file system that
  * can't be written, and a few lines of code. It acts on nothing but the stack's own containers.
@@ -31,8 +36,7 @@ export class Supervisors extends pulumi.ComponentResource {
     }
     for (const [host, node] of hosts) {
       const alias = hosts.size === 1 ? "supervisor" : `${node.alias}-supervisor`;
-      // In Docker it has one name on every host, after the stack's prefix.
-      const containerName = `${node.name.slice(0, -node.alias.length)}supervisor`;
+      const containerName = supervisorName(node);
       const state = volume(
         `${alias}-state`,
         { host, volumeName: `${containerName}-state`, keep: false },

@@ -16,6 +16,7 @@ export function renderPairEntry(topology: Topology): string {
   const { address } = topology.vip;
   return `#!/bin/bash
 # Rendered from components/render/pair-entry.ts; changes here are lost at the next up.
+# shellcheck disable=SC2317 # The functions run when a signal comes.
 # Runs HAProxy and hands ${address} over before it stops it.
 set -uo pipefail
 alive='${pairFiles.alive}'

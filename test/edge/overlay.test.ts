@@ -312,6 +312,9 @@ describe.skipIf(!shellcheck)("shellcheck", () => {
     expect(stdout).toBe("");
     expect(status).toBe(0);
   });
+  it("has nothing to say about HAProxy's first process either", () => {
+    expect(check(join(import.meta.dirname, "../golden/pair-entry.sh")).stdout).toBe("");
+  });
   it("refuses a broken script, so that the check can fail", () => {
     const directory = mkdtempSync(join(tmpdir(), "siem-ha-shellcheck-"));
     writeFileSync(join(directory, "broken.sh"), "#!/bin/bash\nrm -rf $1/*\n");

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Rendered from components/render/pair-entry.ts; changes here are lost at the next up.
+# shellcheck disable=SC2317 # The functions run when a signal comes.
 # Runs HAProxy and hands 172.25.0.222 over before it stops it.
 set -uo pipefail
 alive='/var/lib/vip-pair/alive'
