@@ -118,7 +118,7 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   // One on each host: on one daemon all nodes have the same.
   const hosts = context.config.target === "local" ? topology.nodes.slice(0, 1) : topology.nodes;
   for (const node of hosts) {
-    const target = hosts.length === 1 ? supervisorName(node) : `on ${node.name}`;
+    const target = hosts.length === 1 ? supervisorName(node) : node.name;
     results.push(attempt("supervisor", target, () => running(supervisorName(node), node)));
   }
   results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
