@@ -18,5 +18,5 @@ export const baseImages = {
 } as const;
 
 /** Images built from `images/<name>/Dockerfile`. */
-export const ownImages = ["api", "ingestor", "keepalived", "witness"] as const;
+export const ownImages = ["api", "ingestor", "keepalived", "supervisor", "witness"] as const;
 export type OwnImage = (typeof ownImages)[number];

@@ -31,6 +31,7 @@ const makings: Readonly<Record<OwnImage, Making>> = {
     assets: { "dist/native.wasm": "node_modules/@platformatic/wasm-utils/dist/native.wasm" },
   },
   keepalived: { base: baseImages.debian },
+  supervisor: { base: baseImages.node, entry: "services/supervisor/server.ts" },
   witness: { base: baseImages.node, entry: "services/witness/server.ts" },
 };
 
