@@ -3,6 +3,7 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { vrrpLimitMs } from "../../components/render/keepalived.ts";
+import { logs } from "../offline-images/docker.ts";
 import { Pair, type Side } from "./pair.ts";
 
 interface Measured {
@@ -76,5 +77,6 @@ try {
     );
   }
 } finally {
+  if (process.env["VIP_BENCH_LOGS"] === "1") console.error(logs(pair.supervisor));
   pair.stop();
 }

@@ -254,10 +254,10 @@ export class Pair {
     return Math.round(total + (since === undefined ? 0 : ended - since));
   }
 
-  /** Starts what a test has stopped; what it killed is the supervisor's business. */
+  /** Starts the HAProxy that a test has stopped; what it killed is the supervisor's business. */
   revive(side: Side): void {
-    if (docker("inspect", "-f", "{{.State.Running}}", this.haproxy(side)) !== "true")
-      docker("start", this.haproxy(side));
+    // Refused where the whole node is still on its way.
+    tryDocker("start", this.haproxy(side));
   }
 
   /** A node that is gone at once, as far as anybody can see. */
@@ -287,6 +287,7 @@ export class Pair {
       if (Date.now() > end) {
         const said = [1, 2]
           .flatMap((side) => [this.haproxy(side as Side), this.keepalived(side as Side)])
+          .concat(this.supervisor)
           .map((name) => `${name}:\n${logs(name).split("\n").slice(-20).join("\n")}`);
         throw new Error(
           `after ${seconds} s: ${what}; holders: ${this.holders().join()}\n${said.join("\n---\n")}`,
