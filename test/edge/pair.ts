@@ -5,7 +5,6 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_pr
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { renderConfigWriter } from "../../components/edge/load-balancers.ts";
 import { reachAt } from "../../components/host/host.ts";
@@ -36,7 +35,9 @@ import {
   withoutRights,
 } from "../offline-images/docker.ts";
 import { addressLabel } from "../../services/supervisor/labels.ts";
-import type { Seen } from "./vip-client.ts";
+import { seen, type Seen } from "../../ops/chaos/outage.ts";
+import { type Change, overlapOf } from "../../ops/chaos/overlap.ts";
+import { Probe } from "../../ops/chaos/probe.ts";
 
 const net = "172.25.88";
 const token = "witness-token-of-the-tests-0123456789abcdef";
@@ -61,6 +62,7 @@ export class Pair {
   readonly topology: Topology = plan({ net, prefix: `${stack}-` });
   readonly #root = mkdtempSync(join(tmpdir(), `${stack}-pair-`));
   readonly #clients: ChildProcess[] = [];
+  readonly #probes: Probe[] = [];
 
   /** Starts everything, and waits until the first of the pair has the address and answers. */
   async start(): Promise<void> {
@@ -124,6 +126,7 @@ export class Pair {
 
   stop(): void {
     for (const client of this.#clients) client.kill("SIGKILL");
+    for (const probe of this.#probes) probe.kill();
     // It would start again what is about to be removed.
     tryDocker("rm", "--force", this.supervisor);
     cleanUp();
@@ -229,29 +232,17 @@ export class Pair {
     const began = Date.now();
     await what();
     const ended = Date.now();
-    const changes: { at: number; side: Side; has: boolean }[] = [];
+    const changes: Change[] = before.map((side) => ({ at: 0, node: String(side), has: true }));
     for (const { side, monitor, text } of monitors) {
       monitor.kill("SIGTERM");
       for (const line of text()
         .split("\n")
         .filter((one) => one.includes(` ${this.topology.vip.address}/`))) {
         const at = Date.parse(`${/^\[([^\]]+)\]/.exec(line)?.[1] ?? ""}Z`);
-        changes.push({ at: at, side, has: !line.includes("Deleted ") });
+        changes.push({ at, node: String(side), has: !line.includes("Deleted ") });
       }
     }
-    const have = new Set(before);
-    let total = 0;
-    let since = have.size > 1 ? began : undefined;
-    for (const { at, side, has } of changes.sort((a, b) => a.at - b.at)) {
-      if (has) have.add(side);
-      else have.delete(side);
-      if (have.size > 1) since ??= at;
-      else if (since !== undefined) {
-        total += at - since;
-        since = undefined;
-      }
-    }
-    return Math.round(total + (since === undefined ? 0 : ended - since));
+    return overlapOf(changes, began, ended).totalMs;
   }
 
   /** Starts the HAProxy that a test has stopped; what it killed is the supervisor's business. */
@@ -302,27 +293,13 @@ export class Pair {
     const { mode = "new", afterMs = 1500, ask = "api", limitMs = 900 } = options;
     const target = { api: [ports.haproxyApi, "/v1/health"], proxy: [ports.haproxyStats, "/stats"] } as const;
     const [port, path] = target[ask];
-    const client = spawn(
-      process.execPath,
-      [
-        ...["--import", "tsx", join(import.meta.dirname, "vip-client.ts"), mode],
-        ...[this.topology.vip.address, String(port.number), path, String(limitMs)],
-      ],
-      { stdio: ["pipe", "pipe", "inherit"] },
-    );
-    this.#clients.push(client);
-    const lines = createInterface({ input: client.stdout })[Symbol.asyncIterator]();
-    const next = async () => {
-      const line = await lines.next();
-      if (line.done === true) throw new Error("the client ended without a word");
-      return line.value;
-    };
-    if ((await next()) !== "ready") throw new Error("the client never got an answer");
+    const client = new Probe({ mode, host: this.topology.vip.address, port: port.number, path, limitMs });
+    this.#probes.push(client);
+    await client.ready();
     await sleep(300);
     await what();
     await sleep(afterMs);
-    client.stdin.end();
-    return JSON.parse(await next()) as Seen;
+    return seen(await client.stop());
   }
 
   /** Runs a command of Docker's in the background: the client must not wait for it. */

@@ -1,38 +1,28 @@
 // A client of the virtual IP, in a process of its own so that nothing else slows it down: opens a connection every ten
-// milliseconds, or keeps a few open. Says "ready" after its first answer; on the end of its input it prints what failed.
+// milliseconds, or keeps a few open. Says "ready" after its first answer, then one line for each request: when it began
+// (milliseconds since 1970), how long it took, and why it failed. It ends with its input.
 
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** What the client saw. */
-export interface Seen {
-  readonly requests: number;
-  readonly failed: number;
-  /** Longest time from a failed request to the next one that was answered, milliseconds. */
-  readonly outageMs: number;
-  /** How the failed ones failed: message → count. */
-  readonly errors: Readonly<Record<string, number>>;
-}
-
 const [mode = "", host = "", port = "", path = "", limit = ""] = process.argv.slice(2);
 const limitMs = Number(limit);
 
-interface Attempt {
-  readonly started: number;
-  readonly error?: string;
-}
-
-const attempts: Attempt[] = [];
+let answered = false;
 let going = true;
 
 function once(agent: Agent | false): Promise<void> {
   const started = performance.now();
   return new Promise((resolve) => {
     const done = (error?: string) => {
-      if (attempts.length === 0 && error === undefined) process.stdout.write("ready\n");
       // Before the first answer there is nothing to lose yet.
-      if (attempts.length > 0 || error === undefined)
-        attempts.push({ started, ...(error === undefined ? {} : { error }) });
+      if (!answered && error === undefined) process.stdout.write("ready\n");
+      answered ||= error === undefined;
+      if (answered) {
+        const at = performance.timeOrigin + started;
+        const ms = performance.now() - started;
+        process.stdout.write(`${at.toFixed(1)} ${ms.toFixed(1)} ${error ?? ""}\n`);
+      }
       resolve();
     };
     const signal = AbortSignal.timeout(limitMs);
@@ -71,30 +61,9 @@ async function keepAlive(): Promise<void> {
   await Promise.all([one(), one(), one(), one()]);
 }
 
-function seen(): Seen {
-  const errors: Record<string, number> = {};
-  let failed = 0;
-  let outageMs = 0;
-  let since: number | undefined;
-  for (const { started, error } of attempts.sort((a, b) => a.started - b.started)) {
-    if (error === undefined) {
-      if (since !== undefined) outageMs = Math.max(outageMs, started - since);
-      since = undefined;
-      continue;
-    }
-    failed++;
-    errors[error] = (errors[error] ?? 0) + 1;
-    since ??= started;
-  }
-  // Still out at the end.
-  const last = attempts.at(-1);
-  if (since !== undefined && last !== undefined)
-    outageMs = Math.max(outageMs, last.started + limitMs - since);
-  return { requests: attempts.length, failed, outageMs: Math.round(outageMs), errors };
-}
-
 process.stdin.resume().once("end", () => {
   going = false;
 });
+// Whoever started it is gone, and there is nobody to tell.
+process.stdout.on("error", () => process.exit());
 await (mode === "keep-alive" ? keepAlive() : everyTenMs());
-process.stdout.write(`${JSON.stringify(seen())}\n`);
