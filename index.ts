@@ -6,6 +6,7 @@ import { LoadBalancers } from "./components/edge/load-balancers.ts";
 import { Witness, witnessToken } from "./components/edge/witness.ts";
 import { AwsNodes, awsProvider, zonesOf } from "./components/host/aws.ts";
 import { LocalHost } from "./components/host/local.ts";
+import { Supervisors } from "./components/host/supervisor.ts";
 import { LocalNodes } from "./components/host/nodes.ts";
 import { ports } from "./components/ports.ts";
 import { ClickHouse } from "./components/services/clickhouse.ts";
@@ -69,13 +70,15 @@ const api = new HttpService("siem-api", {
 });
 
 const token = witnessToken(secrets.jwtSecret);
-const witness = cloud === undefined ? undefined : new Witness("witness", { ...on, token });
-new LoadBalancers("edge", {
+const witness = new Witness("witness", { ...on, token });
+const edge = new LoadBalancers("edge", {
   ...on,
   statsPassword: secrets.statsPassword,
-  ...(cloud === undefined ? {} : { keeper: (node) => cloud.keeper(node, token) }),
-  after: [ingestor.ready, api.ready, ...(witness === undefined ? [] : [witness.ready])],
+  witnessToken: token,
+  cloud: cloud && ((node) => cloud.keeperCloud(node)),
+  after: [ingestor.ready, api.ready, witness.ready],
 });
+new Supervisors("supervisors", { ...on, after: [edge.ready] });
 
 async function awsNodes(aws: NonNullable<typeof config.aws>): Promise<AwsNodes> {
   const provider = awsProvider(aws, stack);

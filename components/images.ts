@@ -18,5 +18,9 @@ export const baseImages = {
 } as const;
 
 /** Images built from `images/<name>/Dockerfile`. */
-export const ownImages = ["api", "ingestor", "keepalived", "witness"] as const;
+export const ownImages = ["api", "ingestor", "keepalived", "supervisor", "witness"] as const;
 export type OwnImage = (typeof ownImages)[number];
+
+/** Built the same way, for commands on one daemon; no stack runs them, and no registry gets them. */
+export const toolImages = ["chaos"] as const;
+export type ToolImage = (typeof toolImages)[number];

@@ -10,7 +10,7 @@ import { join, relative } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { buildSync, type BuildOptions } from "esbuild";
-import { baseImages, ownImages, type OwnImage } from "../components/images.ts";
+import { baseImages, ownImages, type OwnImage, type ToolImage } from "../components/images.ts";
 
 const defaultRoot = join(import.meta.dirname, "..");
 
@@ -22,7 +22,7 @@ interface Making {
   readonly assets?: Readonly<Record<string, string>>;
 }
 
-const makings: Readonly<Record<OwnImage, Making>> = {
+const makings: Readonly<Record<OwnImage | ToolImage, Making>> = {
   api: { base: baseImages.node, entry: "services/api/server.ts" },
   ingestor: {
     base: baseImages.node,
@@ -30,7 +30,9 @@ const makings: Readonly<Record<OwnImage, Making>> = {
     // The Kafka client loads its checksums and compression from ../dist of wherever its code runs.
     assets: { "dist/native.wasm": "node_modules/@platformatic/wasm-utils/dist/native.wasm" },
   },
+  chaos: { base: baseImages.debian },
   keepalived: { base: baseImages.debian },
+  supervisor: { base: baseImages.node, entry: "services/supervisor/server.ts" },
   witness: { base: baseImages.node, entry: "services/witness/server.ts" },
 };
 
@@ -52,7 +54,7 @@ export const bundling = {
  * The image's full tag, `siem-ha/<name>:<hash>`, computed from its Dockerfile folder, base, the sources that are
  * bundled into it, and the lock file that fixes their dependencies. Reads files only: no Docker is needed.
  */
-export function imageTag(name: OwnImage, root: string = defaultRoot): string {
+export function imageTag(name: OwnImage | ToolImage, root: string = defaultRoot): string {
   const { base, entry } = makings[name];
   const hash = createHash("sha256");
   const add = (file: string): void => {
@@ -74,7 +76,11 @@ export function imageTag(name: OwnImage, root: string = defaultRoot): string {
  * Builds the image when its tag is not in the local daemon yet, and returns the tag.
  * Its base image must be there (`ensureImages`) or be pullable.
  */
-export function buildImage(name: OwnImage, log: (line: string) => void, root: string = defaultRoot): string {
+export function buildImage(
+  name: OwnImage | ToolImage,
+  log: (line: string) => void,
+  root: string = defaultRoot,
+): string {
   const tag = imageTag(name, root);
   if (docker(["image", "inspect", "--format", "{{.Id}}", tag]).status === 0) return tag;
   const started = Date.now();
@@ -84,7 +90,7 @@ export function buildImage(name: OwnImage, log: (line: string) => void, root: st
 }
 
 /** Makes the image from its folder, and its bundle if it has one. */
-function runBuild(name: OwnImage, tag: string, options: readonly string[], root: string): void {
+function runBuild(name: OwnImage | ToolImage, tag: string, options: readonly string[], root: string): void {
   const { base, entry, assets } = makings[name];
   const context = mkdtempSync(join(tmpdir(), `siem-ha-${name}-`));
   try {

@@ -6,6 +6,7 @@ import { type SiemConfig } from "../components/config.ts";
 import { witnessAnswers } from "../components/edge/witness.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
 import { dockerOn } from "../components/host/host.ts";
+import { supervisorName } from "../components/host/supervisor.ts";
 import { ports } from "../components/ports.ts";
 import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
@@ -111,13 +112,17 @@ export async function runChecks(context: CheckContext): Promise<CheckResult[]> {
   for (const keeper of topology.keepalived) {
     results.push(attempt("keepalived", keeper.name, () => running(keeper.name, keeper.node)));
   }
-  if (context.config.target === "aws") {
-    results.push(
-      attempt("witness", topology.witness.node.name, async () => {
-        await shell(reach, witnessAnswers(topology));
-        return "answers";
-      }),
-    );
+  results.push(
+    attempt("witness", topology.witness.node.name, async () => {
+      await shell(reach, witnessAnswers(topology));
+      return "answers";
+    }),
+  );
+  // One on each host: on one daemon all nodes have the same.
+  const hosts = context.config.target === "local" ? topology.nodes.slice(0, 1) : topology.nodes;
+  for (const node of hosts) {
+    const target = hosts.length === 1 ? supervisorName(node) : node.name;
+    results.push(attempt("supervisor", target, () => running(supervisorName(node), node)));
   }
   results.push(attempt("vip", topology.vip.address, () => oneHolder(context)));
   results.push(attempt("probe event", "through the VIP", () => probe(context)));

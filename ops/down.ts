@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { labelOf } from "../components/config.ts";
 import { alone } from "./command.ts";
+import { withHold } from "./hold.ts";
 import { removeLeftovers } from "./leftovers.ts";
 import { Progress } from "./progress.ts";
 import { reasonOf, remedyFor } from "./remedies.ts";
@@ -45,12 +46,14 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
     (resource) => keepData && resource.type === "docker:index/volume:Volume",
   );
   try {
-    await stack.destroy({
-      refresh: true,
-      onEvent: progress.onEvent,
-      suppressOutputs: true,
-      ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
-    });
+    const destroy = () =>
+      stack.destroy({
+        refresh: true,
+        onEvent: progress.onEvent,
+        suppressOutputs: true,
+        ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
+      });
+    await (local ? withHold(connect(config.local.dockerHost), label, destroy) : destroy());
   } catch (error) {
     const reason = reasonOf(progress.errors, error);
     const remedy = await remedyFor(reason, {

@@ -9,6 +9,7 @@ import { runChecks } from "./checks.ts";
 import { alone } from "./command.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
+import { withHold } from "./hold.ts";
 import { finishLeftovers, removeLeftovers } from "./leftovers.ts";
 import { needs, routesHere, shortage, survey, takenNames, takenPort, takenRange } from "./preflight.ts";
 import { Progress } from "./progress.ts";
@@ -86,7 +87,8 @@ async function up(stackName: string): Promise<void> {
   phase = "deploy";
   await stage("deploy", async () => {
     try {
-      await stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
+      const deploy = () => stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
+      await (local ? withHold(connect(config.local.dockerHost), label, deploy) : deploy());
     } catch (error) {
       const reason = reasonOf(progress.errors, error);
       const remedy = await remedyFor(reason, {

@@ -3,6 +3,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { plan } from "../components/topology.ts";
 import { namesOf } from "../ops/preflight.ts";
+import { addressLabel } from "../services/supervisor/labels.ts";
 import { type Registration, runProgram, testSecrets } from "./mocks.ts";
 
 let resources: readonly Registration[];
@@ -27,16 +28,17 @@ describe("the local stack", () => {
     expect(counts).toEqual({
       "pulumi:providers:docker": 1,
       "docker:index/network:Network": 1,
-      // Five public ones, three of our own.
-      "docker:index/remoteImage:RemoteImage": 5 + 3,
+      // Five public ones, five of our own.
+      "docker:index/remoteImage:RemoteImage": 5 + 5,
       // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; retention beside each ClickHouse; two
-      // HAProxy and two Keepalived.
-      "docker:index/container:Container": 9 + 15 + 3 + 4,
-      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations.
-      "docker:index/volume:Volume": 12 + 2,
-      // Three image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
-      // migration; HAProxy: two configurations, two gates, one "ready".
-      "command:local:Command": 3 + 10 + 5 + 3 + 5,
+      // HAProxy, two Keepalived; the witness and the supervisor.
+      "docker:index/container:Container": 9 + 15 + 3 + 4 + 2,
+      // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations, what HAProxy and
+      // Keepalived of each share, and the supervisor's memory.
+      "docker:index/volume:Volume": 12 + 2 + 2 + 1,
+      // Five image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5; topics, schema,
+      // migration; HAProxy: two configurations, two gates, one "ready"; the witness's gate.
+      "command:local:Command": 5 + 10 + 5 + 3 + 5 + 1,
     });
   });
 
@@ -73,10 +75,35 @@ describe("the local stack", () => {
         (inputs["capabilities"] as { adds?: string[] }).adds ?? [],
       ]),
     );
-    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID"]);
+    expect(added["keepalived-1"]).toEqual(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"]);
     expect(added["haproxy-1"]).toEqual([]);
     expect(added["siem-api-1"]).toEqual([]);
     expect(added["kafka-1"]).toEqual([]);
+  });
+
+  it("gives Docker's socket to the supervisor alone, and nothing else to it", () => {
+    const mounting = containers().filter(({ inputs }) => JSON.stringify(inputs).includes("docker.sock"));
+    expect(mounting.map(({ name }) => name)).toEqual(["supervisor"]);
+    expect(find("supervisor")).toMatchObject({
+      networkMode: "none",
+      readOnly: true,
+      capabilities: { drops: ["ALL"] },
+      securityOpts: ["no-new-privileges"],
+      restart: "always",
+    });
+    expect(find("supervisor")["capabilities"]).not.toHaveProperty("adds");
+  });
+
+  it("tells the supervisor which address a node must not have without its Keepalived", () => {
+    const labelled = containers().flatMap(({ name, inputs }) =>
+      (inputs["labels"] as { label: string; value: string }[])
+        .filter(({ label }) => label === addressLabel)
+        .map(({ value }) => [name, value]),
+    );
+    expect(labelled).toEqual([
+      ["keepalived-1", "172.25.0.222/24 eth0"],
+      ["keepalived-2", "172.25.0.222/24 eth0"],
+    ]);
   });
 
   it("limits memory without swap, and rotates logs", () => {
@@ -88,7 +115,7 @@ describe("the local stack", () => {
   });
 
   it("puts every guest into its anchor's namespace, with nothing of its own that an anchor owns", () => {
-    const anchors = new Set(plan().nodes.map((node) => node.alias));
+    const anchors = new Set([...plan().nodes.map((node) => node.alias), "supervisor"]);
     for (const { name, inputs } of containers().filter((resource) => !anchors.has(resource.name))) {
       expect(inputs["networkMode"], name).toMatch(/^container:(lb|stream|store)-node-[123]-id$/);
       for (const field of ["hostname", "ports", "hosts", "dns", "networksAdvanced"]) {

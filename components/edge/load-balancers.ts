@@ -9,17 +9,26 @@ import { script } from "../host/script.ts";
 import { publicImages } from "../images.ts";
 import { ports } from "../ports.ts";
 import { renderHaproxy, renderStatsUsers } from "../render/haproxy.ts";
-import { renderKeepalived } from "../render/keepalived.ts";
+import { pairEntry, renderPairEntry } from "../render/pair-entry.ts";
+import {
+  keepalivedEnvironment,
+  type KeeperCloud,
+  pairDirectory,
+  renderKeepalived,
+} from "../render/keepalived.ts";
 import { names, type Node, type Replica, type Topology } from "../topology.ts";
-import { type Keeper } from "./overlay.ts";
+import { keeperOf } from "./keeper.ts";
 import { gate } from "../services/gate.ts";
+import { addressLabel } from "../../services/supervisor/labels.ts";
 
 export interface LoadBalancersArgs {
   readonly topology: Topology;
   readonly nodes: Nodes;
   readonly statsPassword: pulumi.Output<string>;
-  /** What makes routes follow the address, in the Keepalived container. @default the network follows it (ARP) */
-  readonly keeper?: (node: Node) => Keeper;
+  /** What the witness knows its callers by. */
+  readonly witnessToken: pulumi.Output<string>;
+  /** Routes that have to follow the address to a node. @default the network follows it by itself (ARP) */
+  readonly cloud?: ((node: Node) => pulumi.Output<KeeperCloud>) | undefined;
   readonly after: readonly pulumi.Resource[];
 }
 
@@ -33,12 +42,17 @@ const haproxyId = 99;
  * Shell: writes HAProxy's files into the replica's volume, lets HAProxy itself check them, and only then puts them
  * in place and reloads the running one. The statistics page's users come in on standard input: they are secret.
  */
-export function renderConfigWriter(replica: Replica, volumeName: string, stack: string): string {
+export function renderConfigWriter(
+  replica: Replica,
+  volumes: { readonly config: string; readonly pair: string },
+  stack: string,
+): string {
   return `set -eu
 ${dockerOn(replica.node)} run --rm -i --name ${replica.name}-config --label ${names.label}=${stack} --network none --user 0 \\
   --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --security-opt no-new-privileges \\
-  -e HAPROXY_CFG -v ${volumeName}:${configDirectory} --entrypoint sh ${publicImages.haproxy} -c '
+  -e HAPROXY_CFG -v ${volumes.config}:${configDirectory} -v ${volumes.pair}:${pairDirectory} --entrypoint sh ${publicImages.haproxy} -c '
     set -eu
+    chown ${haproxyId}:${haproxyId} ${pairDirectory}
     cd ${configDirectory}
     next=$(mktemp -d conf.XXXXXX)
     trap "rm -rf $next" EXIT
@@ -85,16 +99,23 @@ export class LoadBalancers extends pulumi.ComponentResource {
         { host, volumeName: `${replica.name}-config`, keep: false },
         { parent: this },
       );
-      const config = script(
+      const pair = volume(
+        `${replica.alias}-pair`,
+        { host, volumeName: `${replica.name}-pair`, keep: false },
+        { parent: this },
+      );
+      const written = script(
         `${replica.alias}-config`,
         {
           nodes,
           uses: [replica.node],
-          shell: store.name.apply((volumeName) => renderConfigWriter(replica, volumeName, host.stack)),
+          shell: pulumi
+            .all([store.name, pair.name])
+            .apply(([config, shared]) => renderConfigWriter(replica, { config, pair: shared }, host.stack)),
           environment: { HAPROXY_CFG: renderHaproxy(topology) },
           stdin: args.statsPassword.apply(renderStatsUsers),
           // A new, empty volume and a new image must get the files too.
-          triggers: [store.id, host.image("haproxy")],
+          triggers: [store.id, pair.id, host.image("haproxy")],
         },
         { parent: this, dependsOn: [...before] },
       );
@@ -105,16 +126,25 @@ export class LoadBalancers extends pulumi.ComponentResource {
           joins: "anchor",
           containerName: replica.name,
           image: host.image("haproxy"),
-          command: ["haproxy", "-W", "-db", "-f", live],
-          volumes: [{ volume: store, path: configDirectory, readOnly: true }],
+          command: ["bash", pairEntry, "haproxy", "-W", "-db", "-f", live],
+          files: { [pairEntry]: renderPairEntry(topology) },
+          volumes: [
+            { volume: store, path: configDirectory, readOnly: true },
+            { volume: pair, path: pairDirectory },
+          ],
           tmpfs: { "/var/run/haproxy": `rw,mode=0770,uid=${haproxyId},gid=${haproxyId}` },
           memoryMb: 256,
           liveness: ["bash", "-c", `</dev/tcp/127.0.0.1/${ports.haproxyHealth.number}`],
           graceSeconds: 30,
         },
-        { parent: this, dependsOn: [config] },
+        { parent: this, dependsOn: [written] },
       );
-      const routes = args.keeper?.(replica.node);
+      const behind = keeperOf({
+        topology,
+        node: replica.node,
+        token: args.witnessToken,
+        ...(args.cloud === undefined ? {} : { cloud: args.cloud(replica.node) }),
+      });
       const keepalived = guest(
         keeper.alias,
         {
@@ -122,16 +152,21 @@ export class LoadBalancers extends pulumi.ComponentResource {
           joins: "anchor",
           containerName: keeper.name,
           image: host.ownImage("keepalived"),
+          environment: keepalivedEnvironment,
           files: {
-            "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper, place.networkInterface, {
-              keeper: routes !== undefined,
-            }),
-            ...routes?.files,
+            "/etc/keepalived/keepalived.conf": renderKeepalived(topology, keeper, place.networkInterface),
+            ...behind.files,
           },
           tmpfs: { "/run": "rw,mode=0755" },
+          volumes: [{ volume: pair, path: pairDirectory, readOnly: true }],
           // SETGID: Keepalived drops groups before its check script, and without the right the check never runs.
-          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", ...(routes?.capabilities ?? [])],
-          memoryMb: routes?.memoryMb ?? 64,
+          // SETUID: the keeper becomes an account of its own.
+          capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"],
+          memoryMb: behind.memoryMb,
+          // Killed, it leaves the address behind; the supervisor takes it off.
+          labels: {
+            [addressLabel]: `${topology.vip.address}/${topology.vip.prefix} ${place.networkInterface}`,
+          },
           liveness: ["ip", "link", "show", place.networkInterface],
           graceSeconds: 10,
         },

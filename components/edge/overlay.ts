@@ -4,9 +4,7 @@
 import * as aws from "@pulumi/aws";
 import * as pulumi from "@pulumi/pulumi";
 import { type AwsConfig } from "../config.ts";
-import { ports } from "../ports.ts";
-import { keeperFiles, type KeeperSettings, renderKeeperSettings } from "../render/keepalived.ts";
-import { type Node } from "../topology.ts";
+import { type KeeperCloud } from "../render/keepalived.ts";
 
 export interface OverlayAddressArgs {
   readonly config: AwsConfig;
@@ -19,27 +17,6 @@ export interface OverlayAddressArgs {
   readonly initialHolder?: pulumi.Input<string>;
   /** Who gets the alarms by e-mail. @default `config.alarmEmail` */
   readonly alarmEmail?: string | undefined;
-}
-
-/** What a keeper must know beside what the overlay address knows. */
-export interface KeeperArgs {
-  readonly node: Node;
-  /** The other nodes that may hold the address. */
-  readonly peers: readonly Node[];
-  /** Base URL of the witness. */
-  readonly witness: string;
-  /** What the witness knows its callers by. */
-  readonly token: pulumi.Input<string>;
-  /** The node's own network interface. */
-  readonly networkInterface: pulumi.Input<string>;
-}
-
-/** What a keeper adds to its Keepalived container. */
-export interface Keeper {
-  readonly files: Readonly<Record<string, pulumi.Output<string>>>;
-  /** Beside those that Keepalived has anyway. */
-  readonly capabilities: readonly string[];
-  readonly memoryMb: number;
 }
 
 export class OverlayAddress extends pulumi.ComponentResource {
@@ -167,36 +144,22 @@ export class OverlayAddress extends pulumi.ComponentResource {
       );
   }
 
-  /** What a node's Keepalived container needs, beside its configuration with `keeper: true`. */
-  keeper(args: KeeperArgs): Keeper {
-    const { config, stack, vip, routeTables } = this.#args;
-    const settings = pulumi
-      .all([this.#partition.dnsSuffix, this.topicArn, args.networkInterface, routeTables])
-      .apply(([dnsSuffix, topic, networkInterface, tables]) => {
-        const values: KeeperSettings = {
-          node: args.node.alias,
-          rank: args.peers.every((peer) => args.node.index < peer.index) ? "first" : "later",
-          address: args.node.address,
-          vip,
-          peers: args.peers.map((peer) => peer.address),
-          port: ports.witness.number,
-          witness: args.witness,
-          region: config.region,
-          dnsSuffix,
-          routeTables: tables,
-          networkInterface,
-          topic,
-          metrics: metricsNamespace(stack),
-        };
-        return renderKeeperSettings(values);
-      });
-    return {
-      files: { [keeperFiles.settings]: settings, [keeperFiles.token]: pulumi.secret(args.token) },
-      // It becomes an account of its own.
-      capabilities: ["CAP_SETUID"],
-      // As many calls at once as there are route tables.
-      memoryMb: 128,
-    };
+  /**
+   * What the keeper on a node must know to make the routes follow the address.
+   * @param networkInterface the node's own
+   */
+  cloud(networkInterface: pulumi.Input<string>): pulumi.Output<KeeperCloud> {
+    const { config, stack, routeTables } = this.#args;
+    return pulumi
+      .all([this.#partition.dnsSuffix, this.topicArn, networkInterface, routeTables])
+      .apply(([dnsSuffix, topic, ownInterface, tables]) => ({
+        region: config.region,
+        dnsSuffix,
+        routeTables: tables,
+        networkInterface: ownInterface,
+        topic,
+        metrics: metricsNamespace(stack),
+      }));
   }
 }
 

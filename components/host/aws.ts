@@ -3,9 +3,8 @@
 import * as aws from "@pulumi/aws";
 import * as pulumi from "@pulumi/pulumi";
 import { type AwsConfig } from "../config.ts";
-import { type Keeper, OverlayAddress } from "../edge/overlay.ts";
+import { OverlayAddress } from "../edge/overlay.ts";
 import { PublicEntry } from "../edge/public-entry.ts";
-import { witnessUrl } from "../edge/witness.ts";
 import { type OwnImage } from "../images.ts";
 import { Access } from "../network/access.ts";
 import { PrivateDns } from "../network/dns.ts";
@@ -13,7 +12,7 @@ import { Endpoints } from "../network/endpoints.ts";
 import { FlowLogs } from "../network/flow-logs.ts";
 import { SecurityGroups } from "../network/security-groups.ts";
 import { Vpc } from "../network/vpc.ts";
-import { vipUser } from "../render/keepalived.ts";
+import { type KeeperCloud, vipUser } from "../render/keepalived.ts";
 import { Backups } from "../storage/backups.ts";
 import { encryptionKey } from "../storage/key.ts";
 import { type Node, type Topology, zones } from "../topology.ts";
@@ -195,15 +194,9 @@ export class AwsNodes extends pulumi.ComponentResource implements Nodes {
     return machine;
   }
 
-  /** What the Keepalived of a load balancer needs, so that the routes follow the address. */
-  keeper(node: Node, token: pulumi.Input<string>): Keeper {
-    return this.#overlay.keeper({
-      node,
-      peers: this.#topology.keepalived.map((keeper) => keeper.node).filter((peer) => peer !== node),
-      witness: witnessUrl(this.#topology),
-      token,
-      networkInterface: this.machine(node).interfaceId,
-    });
+  /** What the keeper on a load balancer must know, so that the routes follow the address. */
+  keeperCloud(node: Node): pulumi.Output<KeeperCloud> {
+    return this.#overlay.cloud(this.machine(node).interfaceId);
   }
 
   /** How each node's Docker daemon is reached, for the operator commands. */

@@ -25,6 +25,8 @@ export interface GuestArgs {
     readonly path: string;
     readonly readOnly?: boolean;
   }[];
+  /** Beside the stack's own. @default none */
+  readonly labels?: Readonly<Record<string, string>>;
   /** In-memory directories: path → mount options. */
   readonly tmpfs?: Readonly<Record<string, string>>;
   /** Capabilities it can't do without, as `CAP_…`. @default none */
@@ -77,7 +79,10 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
           }),
       wait: false,
       destroyGraceSeconds: args.graceSeconds,
-      labels: [{ label: names.label, value: host.stack }],
+      labels: Object.entries({ [names.label]: host.stack, ...args.labels }).map(([label, value]) => ({
+        label,
+        value,
+      })),
     },
     {
       ...opts,

@@ -7,72 +7,73 @@ import { type Replica, type Topology } from "../topology.ts";
 export const advertInterval = 0.1;
 /** The same between zones, where a packet now and then is late. */
 export const zoneAdvertInterval = 0.2;
+/** Seconds between the holder's repeated announcements of whose card the address is on. */
+const addressRefresh = 10;
 const virtualRouterId = 51;
 const highestPriority = 254;
 
 /** The account in the image that asks the witness and calls the cloud; the only one that needs instance metadata. */
 export const vipUser = { name: "vip", uid: 8410 } as const;
-/** Files of the keeper of the address, in the Keepalived container. Without the settings it does nothing. */
+/** Files of the keeper of the address, in the Keepalived container. */
 export const keeperFiles = {
   settings: "/etc/siem-ha/vip.conf",
   token: "/etc/siem-ha/witness-token",
 } as const;
-/** A file that is 1 while the keeper wants the address let go, because the witness gave it to the other node. */
-const letGo = "/run/vip/let-go";
+/** What HAProxy's and Keepalived's containers of one node share; HAProxy's user owns it, Keepalived's only reads. */
+export const pairDirectory = "/var/lib/vip-pair";
+/** Files in it: a pipe that HAProxy's container holds open while it lives, and 1 while it wants the address to go. */
+export const pairFiles = { alive: `${pairDirectory}/alive`, handOver: `${pairDirectory}/hand-over` } as const;
+/** Files of the image's own watchers: 1 while HAProxy is dead, and while the witness gave the address to the peer. */
+const watcherFiles = { proxyDown: "/run/vip/proxy-down", letGo: "/run/vip/let-go" } as const;
 
-/** Added where a keeper stands behind VRRP: it is told of every change, and can make this node let go. */
-const keeperBlocks = {
-  trackFile: `
-vrrp_track_file let_go {
-    file ${letGo}
-    weight 0
-}
-`,
-  tracked: `
-        let_go`,
-  notify: `
-${["master", "master_rx_lower_pri", "backup", "fault", "stop"]
-  .map(
-    (event) =>
-      `    notify_${event} "/usr/local/bin/vip-notify ${event.startsWith("master") ? "master" : "released"}" ${vipUser.name} ${vipUser.name}`,
-  )
-  .join("\n")}`,
-};
+/** What the container must be told about the HAProxy beside it. */
+export const keepalivedEnvironment = {
+  PROXY_ALIVE: pairFiles.alive,
+  PROXY_HEALTH: `http://127.0.0.1:${ports.haproxyHealth.number}/`,
+} as const;
 
-export interface KeepalivedOptions {
-  /** The address also has routes that follow it, and a witness: the keeper in the image is told of changes. */
-  readonly keeper?: boolean;
-}
+/** Files that Keepalived watches; a 1 in any of them takes this node out of the election at once. */
+const tracked = {
+  hand_over: pairFiles.handOver,
+  proxy_down: watcherFiles.proxyDown,
+  let_go: watcherFiles.letGo,
+} as const;
+
+/** Notifications, and what the hook makes of each. */
+const notified = {
+  master: "master",
+  master_rx_lower_pri: "master",
+  backup: "released",
+  fault: "released",
+  stop: "released",
+} as const;
 
 /**
  * Keepalived of one load balancer. Both start as BACKUP with nopreempt, so a returning node does not take the
  * address back. VRRPv3, because v2 rounds the interval to whole seconds; unicast, because clouds block multicast.
  */
-export function renderKeepalived(
-  topology: Topology,
-  self: Replica,
-  networkInterface: string,
-  options: KeepalivedOptions = {},
-): string {
+export function renderKeepalived(topology: Topology, self: Replica, networkInterface: string): string {
   const peers = topology.keepalived.filter((peer) => peer.node !== self.node);
-  const keeper = options.keeper === true ? keeperBlocks : { trackFile: "", tracked: "", notify: "" };
   return `# Rendered from components/render/keepalived.ts; changes here are lost at the next up.
 global_defs {
     router_id ${self.node.alias}
     vrrp_version 3
     vrrp_garp_master_repeat 3
-    vrrp_garp_master_refresh 10
+    vrrp_garp_master_refresh ${addressRefresh}
     script_user root
     enable_script_security
     max_auto_priority 0
 }
-
-vrrp_track_file hand_over {
-    file /run/hand-over
+${Object.entries(tracked)
+  .map(
+    ([name, file]) => `
+vrrp_track_file ${name} {
+    file ${file}
     weight 0
-    init_file 0
 }
-${keeper.trackFile}
+`,
+  )
+  .join("")}
 vrrp_script haproxy_answers {
     script "/usr/bin/curl -fsS -o /dev/null --max-time 1 http://127.0.0.1:${ports.haproxyHealth.number}/"
     interval 1
@@ -87,8 +88,8 @@ vrrp_instance siem_vip {
     nopreempt
     interface ${networkInterface}
     virtual_router_id ${virtualRouterId}
-    priority ${highestPriority - (self.slot - 1)}
-    advert_int ${options.keeper === true ? zoneAdvertInterval : advertInterval}
+    priority ${priorityOf(self)}
+    advert_int ${advertIntervalOf(topology)}
     unicast_src_ip ${self.node.address}
     unicast_peer {
 ${peers.map((peer) => `        ${peer.node.address}`).join("\n")}
@@ -100,10 +101,35 @@ ${peers.map((peer) => `        ${peer.node.address}`).join("\n")}
         haproxy_answers
     }
     track_file {
-        hand_over${keeper.tracked}
-    }${keeper.notify}
+${Object.keys(tracked)
+  .map((name) => `        ${name}`)
+  .join("\n")}
+    }
+${Object.entries(notified)
+  .map(
+    ([event, word]) =>
+      `    notify_${event} "/usr/local/bin/vip-notify ${word}" ${vipUser.name} ${vipUser.name}`,
+  )
+  .join("\n")}
 }
 `;
+}
+
+function priorityOf(self: Replica): number {
+  return highestPriority - (self.slot - 1);
+}
+
+/** Machines stand in different zones; the nodes of one daemon don't. */
+function advertIntervalOf(topology: Topology): number {
+  return topology.network === undefined ? zoneAdvertInterval : advertInterval;
+}
+
+/**
+ * Longest time VRRP lets a dead holder pass for alive, in milliseconds: three advertisements and the backup's skew.
+ * @param backup the node that takes over
+ */
+export function vrrpLimitMs(topology: Topology, backup: Replica): number {
+  return 1000 * advertIntervalOf(topology) * (3 + (256 - priorityOf(backup)) / 256);
 }
 
 /** What the keeper of the address on one load balancer must know. */
@@ -121,6 +147,12 @@ export interface KeeperSettings {
   readonly port: number;
   /** Base URL of the witness. */
   readonly witness: string;
+  /** Routes that have to follow the address. @default the network follows it by itself (ARP) */
+  readonly cloud?: KeeperCloud;
+}
+
+/** What a keeper must know where routes lead to the address. */
+export interface KeeperCloud {
   readonly region: string;
   /** `amazonaws.com`, or what the partition has instead. */
   readonly dnsSuffix: string;
@@ -139,6 +171,7 @@ export interface KeeperSettings {
  * @throws for a value that a shell would not read as it stands.
  */
 export function renderKeeperSettings(settings: KeeperSettings): string {
+  const { cloud } = settings;
   const values = {
     NODE: settings.node,
     RANK: settings.rank,
@@ -147,14 +180,18 @@ export function renderKeeperSettings(settings: KeeperSettings): string {
     PEERS: settings.peers.join(" "),
     KEEPER_PORT: String(settings.port),
     WITNESS: settings.witness,
-    REGION: settings.region,
-    DNS_SUFFIX: settings.dnsSuffix,
-    ROUTE_TABLES: Object.entries(settings.routeTables)
-      .map(([name, id]) => `${name}=${id}`)
-      .join(" "),
-    NETWORK_INTERFACE: settings.networkInterface,
-    TOPIC: settings.topic,
-    METRICS: settings.metrics,
+    ...(cloud === undefined
+      ? {}
+      : {
+          REGION: cloud.region,
+          DNS_SUFFIX: cloud.dnsSuffix,
+          ROUTE_TABLES: Object.entries(cloud.routeTables)
+            .map(([name, id]) => `${name}=${id}`)
+            .join(" "),
+          NETWORK_INTERFACE: cloud.networkInterface,
+          TOPIC: cloud.topic,
+          METRICS: cloud.metrics,
+        }),
   };
   const lines = Object.entries(values).map(([name, value]) => {
     if (!/^[A-Za-z0-9 ./:=_-]+$/.test(value)) {

@@ -32,17 +32,30 @@ release() {
 rm -f /run/keepalived.pid /run/keepalived/*.pid /run/vrrp.pid /run/checkers.pid
 release "left by a predecessor"
 
-# Where the address has routes and a witness, its keeper runs beside Keepalived, as the one account that may ask for
-# the machine's credentials. The file through which it makes Keepalived let go has to be there first.
+# What runs beside Keepalived is started again when it ends. The files through which it makes Keepalived let go have to
+# be there first.
+install -d -m 1777 /run/vip
+beside() { # name command…
+  local name=$1
+  shift
+  while :; do
+    "$@"
+    echo "keepalived: the $name ended with $?; it is started again" >&2
+    sleep 1
+  done
+}
+# Says whether HAProxy lives; until it has been seen to answer, this node may not have the address.
+if [[ -n "${PROXY_ALIVE:-}" ]]; then
+  echo 1 > /run/vip/proxy-down
+  beside "watcher of HAProxy" proxy-watcher &
+fi
+# Asks the witness, and moves the routes where there are any; the one account that may ask for a machine's credentials.
 if [[ -r /etc/siem-ha/vip.conf ]]; then
   as_vip() { setpriv --reuid vip --regid vip --clear-groups --inh-caps=-all -- "$@"; }
-  install -d -m 1777 /run/vip
   as_vip sh -c 'echo 0 > /run/vip/let-go'
-  while :; do
-    as_vip vip-keeper
-    echo "keepalived: the keeper of the address ended with $?; it is started again" >&2
-    sleep 1
-  done &
+  mkfifo -m 0666 /run/vip/announce
+  beside "announcer" vip-announcer &
+  beside "keeper of the address" as_vip vip-keeper &
 fi
 
 keepalived -n -l -D -P -f "$config" "$@" &

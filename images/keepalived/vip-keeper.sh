@@ -21,6 +21,12 @@ fi
 let_go="$VIP_STATE/let-go"
 mkdir -p "$VIP_STATE"
 echo 0 > "$let_go"
+# The hook writes here when the address comes or goes.
+wake="$VIP_STATE/wake"
+[[ -p "$wake" ]] || mkfifo -m 0600 "$wake"
+exec {bell}<> "$wake"
+# Waits that long, or until the hook rings.
+rest() { read -rt "$1" -u "$bell"; }
 
 # A predecessor that was killed left these behind, and the port with them.
 children="$VIP_STATE/children"
@@ -129,6 +135,8 @@ held=0            # since when this node has the address, seconds; 0 while it ha
 refused_at=""     # the witness's count of grants when it first refused us
 refusals_end=0    # by then a dead holder's lease has ended
 doubts=0          # rounds in a row in which neither the witness nor a peer could be reached
+refusals=0        # the witness's count of refusals, as last seen
+announcements=0   # how often the address is still to be announced again
 unreachable=0     # since when the witness can't be reached
 job=0 next_look=0 next_report=0
 
@@ -139,7 +147,7 @@ while :; do
     now=$EPOCHSECONDS
     if ((gave_up == 1)); then
       # Keepalived takes it off within milliseconds.
-      sleep 0.1
+      rest 0.1
       continue
     fi
     if ((held == 0)); then
@@ -158,17 +166,23 @@ while :; do
       unreachable=0
       clear_alarm witness "$NODE reaches the witness again." &
     fi
-    wait_for=0.4
+    wait_for=0.25
     if ((may == 1)); then
       doubts=0 refused_at=""
+      # Another node has told the network that the address is there. It is about to let go, but nobody would notice.
+      if [[ "$lease" == granted ]] && ((lease_refusals > refusals)); then
+        refusals=$lease_refusals announcements=4
+      fi
+      # Renewing faster proves to it sooner that this node is alive.
+      ((announcements > 0)) && ((announcements--)) && announce && wait_for=0.1
       # It has held for a while: the next trouble is a new one.
       ((now - held > 60)) && pause=5
-      if ((now >= next_look)) && ! { ((job > 0)) && kill -0 "$job" 2> /dev/null; }; then
+      if has_cloud && ((now >= next_look)) && ! { ((job > 0)) && kill -0 "$job" 2> /dev/null; }; then
         next_look=$((now + VIP_RECONCILE_SECONDS))
         reconcile &
         job=$!
       fi
-      if ((now >= next_report)); then
+      if has_cloud && ((now >= next_report)); then
         next_report=$((now + VIP_METRICS_SECONDS))
         report "$((unreachable > 0))" &
       fi
@@ -184,7 +198,9 @@ while :; do
       fi
     elif [[ "$peers" == holds ]]; then
       give_up "another node has it too, and the witness can't be reached"
-    elif ((++doubts >= 3)); then
+    elif [[ "$lease" == young ]]; then
+      doubts=0
+    elif wait_for=0.1 && ((++doubts >= 2)); then
       give_up "neither the witness nor another load balancer can be reached"
     fi
   else
@@ -206,5 +222,5 @@ while :; do
       fi
     fi
   fi
-  sleep "$wait_for"
+  rest "$wait_for"
 done

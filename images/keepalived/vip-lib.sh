@@ -6,8 +6,10 @@
 export LC_ALL=C
 # Keepalived runs its scripts with a mask that takes even the owner's rights away.
 umask 077
-# How long a lease lasts. The holder renews it several times in that time.
+# How long a lease lasts, and how many seconds one question to the witness or to a peer may take. A holder that gets no
+# answer has let go before its lease ends, so that the next one's begins when this one holds no more.
 lease_ms=1500
+ask_seconds=0.3
 
 log() { echo "vip: $*" >&2; }
 
@@ -16,6 +18,21 @@ load_settings() {
   [[ -r "$VIP_SETTINGS" ]] || return 1
   # shellcheck disable=SC1090 # Its lines are checked where they are made.
   source "$VIP_SETTINGS"
+  : "${ROUTE_TABLES:=}"
+}
+
+# Routes have to follow the address; elsewhere the network follows it by itself.
+has_cloud() { [[ -n "$ROUTE_TABLES" ]]; }
+
+# Makes the keeper look at once.
+wake_keeper() { ring wake; }
+
+# Has this node's card announced once more; somebody else has announced another one.
+announce() { ring announce; }
+
+# Opened for reading too, because it must not wait for a reader that is not there.
+ring() { # name of a pipe
+  [[ ! -p "$VIP_STATE/$1" ]] || echo 1<> "$VIP_STATE/$1"
 }
 
 # This node has the address. PREFIX/32 finds it whatever its mask is.
@@ -28,7 +45,7 @@ witness() { # method path [body]
   local method=$1 path=$2 body=${3:-} token
   read -r token < "$VIP_TOKEN" || [[ -n "$token" ]] || return 1
   printf 'header = "authorization: Bearer %s"\n' "$token" \
-    | curl -sS -K - -X "$method" --connect-timeout 0.5 --max-time 1 -w '\n%{http_code}' \
+    | curl -sS -K - -X "$method" --connect-timeout "$ask_seconds" --max-time "$ask_seconds" -w '\n%{http_code}' \
       ${body:+-H 'content-type: application/json' --data "$body"} "$WITNESS$path" 2> /dev/null
 }
 
@@ -39,15 +56,19 @@ json_field() { # json name
   echo "${BASH_REMATCH[2]:-${BASH_REMATCH[1]}}"
 }
 
-# Asks for the lease or renews it. Sets `lease` to granted, refused or unknown, and `lease_grants` to the witness's
-# count of grants: where that grows while we are refused, the other holder is alive.
+# Asks for the lease or renews it. Sets `lease` to granted, refused, unknown, or young: a witness that has just started
+# may not grant anything yet, but this node is not cut off. Sets `lease_grants` to the witness's
+# count of grants: where that grows while we are refused, the other holder is alive. Sets `lease_refusals` to its count
+# of refusals: where that grows while we are granted, another node claims the address.
 ask_lease() {
   local answer
   answer=$(witness PUT /lease "{\"holder\":\"$NODE\",\"ttlMs\":$lease_ms}")
   lease_grants=$(json_field "$answer" grants) || lease_grants=""
+  lease_refusals=$(json_field "$answer" refusals) || lease_refusals=0
   case "${answer##*$'\n'}" in
     200) lease=granted ;;
     409) lease=refused ;;
+    503) lease=young ;;
     *) lease=unknown ;;
   esac
 }
@@ -76,8 +97,8 @@ ask_peers() {
   peers=silent
   for peer in $PEERS; do
     # In the message of 7 curl has one text for a refusal and for a missing route; bash tells them apart.
-    answer=$(curl -sS --connect-timeout 0.5 --max-time 1 "http://$peer:$KEEPER_PORT/" 2> /dev/null)
-    (($? == 7)) && answer=$(timeout 0.5 bash -c ": < /dev/tcp/$peer/$KEEPER_PORT" 2>&1)
+    answer=$(curl -sS --max-time "$ask_seconds" "http://$peer:$KEEPER_PORT/" 2> /dev/null)
+    (($? == 7)) && answer=$(timeout "$ask_seconds" bash -c ": < /dev/tcp/$peer/$KEEPER_PORT" 2>&1)
     case "$answer" in
       holds) peers=holds && return ;;
       free | *"Connection refused"*) peers=free ;;
@@ -231,6 +252,7 @@ clear_alarm() { # key text
 }
 
 publish() { # subject text
+  has_cloud || return 0
   published="no credentials from the instance's metadata"
   load_keys || return 1
   published=$(aws_call sns sns 2010-03-31 Publish "TopicArn=$TOPIC" "Subject=siem-ha: $1" "Message=$2")

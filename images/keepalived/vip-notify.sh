@@ -1,6 +1,6 @@
 #!/bin/bash
-# Keepalived runs this when the virtual IP comes or goes. `master`: this node has it now, so every route table must
-# point here, once the witness agrees. `released`: it has gone, so the lease is given back.
+# Keepalived runs this when the virtual IP comes or goes. `master`: this node has it now, so the keeper asks the witness
+# at once, and every route table must point here, once the witness agrees. `released`: the lease is given back.
 set -uo pipefail
 # shellcheck source=vip-lib.sh
 source "${VIP_LIB:-/usr/local/lib/vip-lib.sh}"
@@ -10,6 +10,8 @@ exec 2>> "$VIP_STATE/hook.log"
 
 case "${1:-}" in
   master)
+    wake_keeper
+    has_cloud || exit 0
     # The last holder's lease may still run: it died without a word. Longer than a lease nobody dead can hold it.
     deadline=$((${EPOCHREALTIME/./} + (lease_ms + 1000) * 1000))
     until may_hold; do
@@ -25,6 +27,7 @@ case "${1:-}" in
     write_routes "${tables[@]}"
     ;;
   released)
+    wake_keeper
     # It may be back by now: Keepalived starts these without waiting for one another.
     holds_vip || release_lease
     exit 0

@@ -7,6 +7,8 @@ export interface Lease {
   readonly expiresInMs: number;
   /** Grants so far. A refused caller that sees it grow knows that the holder is alive. */
   readonly grants: number;
+  /** Refusals so far. A holder that sees it grow knows that another node claims the address too. */
+  readonly refusals: number;
 }
 
 export type Decision = Lease & {
@@ -26,6 +28,7 @@ export class LeaseTable {
   #holder: string | null = null;
   #endsAt = 0;
   #grants = 0;
+  #refusals = 0;
 
   /** @param now milliseconds of a clock that is never set back */
   constructor(now: () => number = () => performance.now()) {
@@ -35,7 +38,12 @@ export class LeaseTable {
 
   look(): Lease {
     const expiresInMs = Math.max(0, Math.ceil(this.#endsAt - this.#now()));
-    return { holder: expiresInMs === 0 ? null : this.#holder, expiresInMs, grants: this.#grants };
+    return {
+      holder: expiresInMs === 0 ? null : this.#holder,
+      expiresInMs,
+      grants: this.#grants,
+      refusals: this.#refusals,
+    };
   }
 
   /** Grants the lease to a caller if nobody else has it. */
@@ -43,7 +51,10 @@ export class LeaseTable {
     const waitMs = Math.ceil(this.#startedAt + longestLeaseMs - this.#now());
     if (waitMs > 0) return { granted: false, ...this.look(), waitMs };
     const { holder } = this.look();
-    if (holder !== null && holder !== caller) return { granted: false, ...this.look() };
+    if (holder !== null && holder !== caller) {
+      this.#refusals++;
+      return { granted: false, ...this.look() };
+    }
     this.#holder = caller;
     this.#endsAt = this.#now() + ttlMs;
     this.#grants++;

@@ -4,6 +4,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { withoutMoto } from "../aws-emulation/moto.ts";
 import {
   type Cloud,
+  cloudOf,
+  eventually,
   listen,
   Machine,
   startCloud,
@@ -86,7 +88,7 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-notify", () => {
   it("gives up after six attempts, moves the others, and tells people which table and why, once", async () => {
     const gone = new Machine(cloud, {
       witness: witness.url,
-      routeTables: { ...cloud.tables, gone: "rtb-00000000000000000" },
+      cloud: { ...cloudOf(cloud), routeTables: { ...cloud.tables, gone: "rtb-00000000000000000" } },
     });
     gone.hold();
     try {
@@ -207,7 +209,21 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-notify", () => {
     expect(machine.output).toContain("the address is another node's now");
   });
 
-  it("does nothing where there are no settings, as on the local target", async () => {
+  it("wakes the keeper and moves nothing where there are no routes, as on the local target", async () => {
+    const local = new Machine(cloud, { witness: witness.url, cloud: undefined });
+    local.hold();
+    const woken = local.listenAt("wake");
+    try {
+      expect(await local.notify("master")).toBe(0);
+      await eventually("not woken", () => woken() === 1);
+      expect(cloud.calls).toEqual([]);
+      expect(witness.leases.look().grants).toBe(0);
+    } finally {
+      await local.stop();
+    }
+  });
+
+  it("does nothing where there are no settings", async () => {
     expect(await machine.notify("master", { VIP_SETTINGS: "/nonexistent" })).toBe(0);
     expect(machine.output).toBe("");
     expect(cloud.calls).toEqual([]);

@@ -165,6 +165,42 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
     }
   }, 30_000);
 
+  it("announces the address again when another node has claimed it, and not otherwise", async () => {
+    machine.hold();
+    machine.keep();
+    await wait("no lease", () => witness.leases.look().holder === "lb-node-1");
+    const announced = machine.listenAt("announce");
+    await sleep(1000);
+    expect(announced()).toBe(0);
+    witness.leases.ask("lb-node-2", 1500);
+    await wait("not announced", () => announced() > 0);
+    await sleep(1500);
+    // A few times, so that one lost packet doesn't matter, and no more.
+    expect(announced()).toBe(4);
+  });
+
+  it("keeps the lease where there are no routes to move, and asks no cloud for anything", async () => {
+    const local = new Machine(cloud, { witness: witness.url, cloud: undefined });
+    try {
+      local.hold();
+      local.keep({ VIP_METRICS_SECONDS: "1" });
+      await eventually(
+        "no lease",
+        () => witness.leases.look().holder === "lb-node-1",
+        10,
+        () => local.output,
+      );
+      const { grants } = witness.leases.look();
+      await eventually("not renewed", () => witness.leases.look().grants > grants + 4);
+      await sleep(1500);
+      expect(cloud.calls).toEqual([]);
+      local.hold(false);
+      await eventually("the lease is kept", () => witness.leases.look().holder === null);
+    } finally {
+      await local.stop();
+    }
+  });
+
   it("survives the lease of a node that died: it waits, and does not let go", async () => {
     witness.leases.ask("lb-node-2", 1500);
     const stopObeying = machine.obey();
@@ -216,6 +252,27 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
       }
     }, 90_000);
 
+    it("does not take a witness that has just started for one that is cut off", async () => {
+      silence.silent = true;
+      const other = await peer("free");
+      const asked: number[] = [];
+      const young = await listen((_incoming, response) => {
+        asked.push(Date.now());
+        response.writeHead(503).end('{"granted":false,"grants":0,"refusals":0,"waitMs":4000}');
+      });
+      started = new Machine(cloud, { witness: young.url, port: other.port });
+      started.hold();
+      started.keep();
+      try {
+        await eventually("not asked", () => asked.length > 6);
+        expect(started.output).not.toContain("lets go");
+      } finally {
+        silence.silent = false;
+        await young.stop();
+        await other.stop();
+      }
+    }, 60_000);
+
     it("lets go when it sees neither, and comes back when it sees the other again", async () => {
       silence.silent = true;
       const other = await peer("free");
@@ -258,7 +315,7 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
     expect(body).toBe(expected);
   });
 
-  it("ends at once where there are no settings, as on the local target", async () => {
+  it("ends at once where there are no settings", async () => {
     const child = machine.keep({ VIP_SETTINGS: join(machine.directory, "none") });
     expect(await new Promise((resolve) => child.once("exit", resolve))).toBe(0);
     expect(machine.output).toBe("");

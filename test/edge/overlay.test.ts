@@ -7,6 +7,7 @@ import { join } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type AwsConfig, parseConfig } from "../../components/config.ts";
+import { keeperOf } from "../../components/edge/keeper.ts";
 import { keeperAlarms, keeperPolicy, OverlayAddress } from "../../components/edge/overlay.ts";
 import { witnessToken, witnessUrl } from "../../components/edge/witness.ts";
 import {
@@ -42,6 +43,14 @@ const config: AwsConfig = (() => {
   if (aws === undefined) throw new Error("no aws");
   return aws;
 })();
+const cloud = {
+  region: "eu-central-1",
+  dnsSuffix: "amazonaws.com",
+  routeTables: { main: "rtb-1", "private-1": "rtb-2" },
+  networkInterface: "eni-1",
+  topic: "arn:aws:sns:eu-central-1:123456789012:alarms",
+  metrics: "siem-ha/test",
+} as const;
 const settings = {
   node: "lb-node-1",
   rank: "first",
@@ -50,12 +59,7 @@ const settings = {
   peers: ["10.42.2.11"],
   port: ports.witness.number,
   witness: "http://10.42.3.11:8406",
-  region: "eu-central-1",
-  dnsSuffix: "amazonaws.com",
-  routeTables: { main: "rtb-1", "private-1": "rtb-2" },
-  networkInterface: "eni-1",
-  topic: "arn:aws:sns:eu-central-1:123456789012:alarms",
-  metrics: "siem-ha/test",
+  cloud,
 } as const;
 
 interface Made {
@@ -117,12 +121,11 @@ describe("OverlayAddress", () => {
         ],
       },
     );
-    const keeper = overlay.keeper({
+    const keeper = keeperOf({
+      topology,
       node: first.node,
-      peers: [second.node],
-      witness: witnessUrl(topology),
       token: "t".repeat(40),
-      networkInterface: "eni-1",
+      cloud: overlay.cloud("eni-1"),
     });
     token = keeper.files[keeperFiles.token];
     const entries = await Promise.all(
@@ -242,7 +245,9 @@ describe("OverlayAddress", () => {
 
   it("gives a keeper its settings, and the token as a secret", async () => {
     expect(Object.keys(files)).toEqual([keeperFiles.settings, keeperFiles.token]);
-    expect(files[keeperFiles.settings]).toBe(renderKeeperSettings({ ...settings, topic: "arn:vip-alarms" }));
+    expect(files[keeperFiles.settings]).toBe(
+      renderKeeperSettings({ ...settings, cloud: { ...cloud, topic: "arn:vip-alarms" } }),
+    );
     expect(files[keeperFiles.token]).toBe("t".repeat(40));
     expect(await pulumi.isSecret(token as pulumi.Output<string>)).toBe(true);
   });
@@ -250,7 +255,7 @@ describe("OverlayAddress", () => {
 
 describe("the keeper's texts", () => {
   it.each([
-    ["keepalived-aws-1.conf", () => renderKeepalived(topology, first, "ens5", { keeper: true })],
+    ["keepalived-aws-1.conf", () => renderKeepalived(topology, first, "ens5")],
     ["vip-aws-1.conf", () => renderKeeperSettings(settings)],
   ])("%s", async (name, render) => {
     await expect(render()).toMatchFileSnapshot(`../golden/${name}`);
@@ -258,10 +263,10 @@ describe("the keeper's texts", () => {
 
   it.each([
     ["node", "lb'; rm -rf /"],
-    ["topic", ""],
     ["witness", "http://$(id)"],
-  ])("refuses a %s that a shell would read otherwise", (key, text) => {
-    expect(() => renderKeeperSettings({ ...settings, [key]: text })).toThrow(/are allowed/);
+    ["cloud", { ...cloud, topic: "" }],
+  ])("refuses a %s that a shell would read otherwise", (key, value) => {
+    expect(() => renderKeeperSettings({ ...settings, [key]: value })).toThrow(/are allowed/);
   });
 
   it("say the same number of the account as the image does", () => {
@@ -306,6 +311,9 @@ describe.skipIf(!shellcheck)("shellcheck", () => {
     const { stdout, status } = check(join(folder, name));
     expect(stdout).toBe("");
     expect(status).toBe(0);
+  });
+  it("has nothing to say about HAProxy's first process either", () => {
+    expect(check(join(import.meta.dirname, "../golden/pair-entry.sh")).stdout).toBe("");
   });
   it("refuses a broken script, so that the check can fail", () => {
     const directory = mkdtempSync(join(tmpdir(), "siem-ha-shellcheck-"));

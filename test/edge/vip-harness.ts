@@ -9,7 +9,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { keeperPolicy } from "../../components/edge/overlay.ts";
-import { type KeeperSettings, renderKeeperSettings } from "../../components/render/keepalived.ts";
+import {
+  type KeeperCloud,
+  type KeeperSettings,
+  renderKeeperSettings,
+} from "../../components/render/keepalived.ts";
 import { createWitness } from "../../services/witness/app.ts";
 import { LeaseTable } from "../../services/witness/lease.ts";
 import { type Imds, startImds } from "../aws-emulation/imds.ts";
@@ -359,6 +363,18 @@ export async function startWitness(): Promise<TestWitness> {
   return { url, leases, stop: () => app.close() };
 }
 
+/** What a keeper knows of the cloud. */
+export function cloudOf(cloud: Cloud): KeeperCloud {
+  return {
+    region,
+    dnsSuffix: "amazonaws.com",
+    routeTables: cloud.tables,
+    networkInterface: cloud.interfaces[0],
+    topic: cloud.topic,
+    metrics: "siem-ha/test",
+  };
+}
+
 /** A load balancer node: its settings, its state, and whether it has the address. */
 export class Machine {
   readonly directory = mkdtempSync(join(tmpdir(), "siem-ha-vip-"));
@@ -368,7 +384,15 @@ export class Machine {
   readonly letGo: string;
   output = "";
 
-  constructor(cloud: Cloud, settings: Partial<KeeperSettings> & { witness: string }) {
+  constructor(
+    cloud: Cloud,
+    settings: Partial<Omit<KeeperSettings, "cloud">> & {
+      witness: string;
+      cloud?: KeeperCloud | undefined;
+    },
+  ) {
+    const { cloud: given, ...rest } = settings;
+    const known = "cloud" in settings ? given : cloudOf(cloud);
     const state = join(this.directory, "state");
     this.letGo = join(state, "let-go");
     // Stands for iproute2: one line when the address is here, none otherwise.
@@ -395,13 +419,8 @@ export class Machine {
         vip,
         peers: ["127.0.0.2"],
         port: 1,
-        region,
-        dnsSuffix: "amazonaws.com",
-        routeTables: cloud.tables,
-        networkInterface: cloud.interfaces[0],
-        topic: cloud.topic,
-        metrics: "siem-ha/test",
-        ...settings,
+        ...(known === undefined ? {} : { cloud: known }),
+        ...rest,
       }),
     );
     writeFileSync(join(this.directory, "token"), token);
@@ -416,6 +435,21 @@ export class Machine {
       AWS_ENDPOINT_URL: cloud.url,
       METADATA_URL: cloud.imds.url,
     };
+  }
+
+  /** Stands at the other end of one of the scripts' pipes; returns how often it has rung. */
+  listenAt(pipe: "wake" | "announce"): () => number {
+    const path = join(this.directory, "state", pipe);
+    if (!existsSync(path)) spawnSync("mkfifo", [path]);
+    // Opened for both, so that it never ends.
+    const child = spawn("bash", ["-c", 'exec 3<> "$1"; exec cat <&3', "bash", path], {
+      stdio: ["ignore", "pipe", "inherit"],
+      detached: true,
+    });
+    this.#children.push(child);
+    let rung = "";
+    child.stdout.setEncoding("utf8").on("data", (chunk: string) => (rung += chunk));
+    return () => rung.split("\n").length - 1;
   }
 
   /** Gives the node the address, or takes it. */

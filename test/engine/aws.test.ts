@@ -92,6 +92,7 @@ const placed = (): Record<string, string[]> => {
       node.alias,
       [
         node.alias,
+        "supervisor",
         ...all.filter((replica) => replica.node === node).map((replica) => replica.alias),
         // The arbiter between the two that share the address.
         ...(node.alias === "lb-node-3" ? ["witness"] : []),
@@ -199,7 +200,11 @@ describe("the stack dev", () => {
     slow,
     async (node) => {
       const before = containersByNode(stack);
-      const onNode = (before[node] ?? []).map((name) => (name === node ? `${node}-anchor` : name)).sort();
+      const onNode = (before[node] ?? [])
+        .map((name) =>
+          name === node ? `${node}-anchor` : name === "supervisor" ? `${node}-supervisor` : name,
+        )
+        .sort();
       const run = await stack.run("up", { replace: [stack.urn(instanceType, node)] });
       expect(told(run)).toEqual(fine);
       const machine = at(run.record, `delete ${node} Instance`);

@@ -150,10 +150,7 @@ describe.skipIf(withoutDocker())("the address on two nodes", () => {
       write(
         `keeper-${index}`,
         "keepalived.conf",
-        renderKeepalived(topology, keeper, "eth0", { keeper: true }).replace(
-          /127\.0\.0\.1:\d+\//,
-          "$&passwd",
-        ),
+        renderKeepalived(topology, keeper, "eth0").replace(/127\.0\.0\.1:\d+\//, "$&passwd"),
       );
       write(
         `settings-${index}`,
@@ -166,12 +163,14 @@ describe.skipIf(withoutDocker())("the address on two nodes", () => {
           peers: pair.filter((peer) => peer !== keeper).map((peer) => peer.node.address),
           port: ports.witness.number,
           witness: `http://${net}.13:${ports.witness.number}`,
-          region: "eu-central-1",
-          dnsSuffix: "amazonaws.com",
-          routeTables: { main: "rtb-1", private: "rtb-2" },
-          networkInterface: `eni-${index}`,
-          topic: "arn:aws:sns:eu-central-1:123456789012:alarms",
-          metrics: "siem-ha/test",
+          cloud: {
+            region: "eu-central-1",
+            dnsSuffix: "amazonaws.com",
+            routeTables: { main: "rtb-1", private: "rtb-2" },
+            networkInterface: `eni-${index}`,
+            topic: "arn:aws:sns:eu-central-1:123456789012:alarms",
+            metrics: "siem-ha/test",
+          },
         }),
       );
       write(`settings-${index}`, "witness-token", witnessToken);

@@ -95,7 +95,7 @@ describe("sh -n", () => {
   it.each([
     ["topics", renderTopics(parseConfig({ target: "local" }).kafka)],
     ["migration", renderMigration(topology)],
-    ["config writer", renderConfigWriter(haproxy, "v", "s")],
+    ["config writer", renderConfigWriter(haproxy, { config: "c", pair: "p" }, "s")],
     ["gate", renderGate({ probe: "true", what: "x" })],
   ])("parses %s", (_name, text) => {
     execFileSync("sh", ["-n"], { input: text });

@@ -15,6 +15,7 @@ import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy
 import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
 import { renderRetention } from "../../components/render/retention.ts";
+import { renderPairEntry } from "../../components/render/pair-entry.ts";
 import { renderZookeeper } from "../../components/render/zookeeper.ts";
 import { renderGate } from "../../components/services/gate.ts";
 import { plan } from "../../components/topology.ts";
@@ -35,7 +36,12 @@ const files: Record<string, string> = {
   "haproxy.cfg": renderHaproxy(topology),
   "haproxy-syslog.cfg": renderHaproxy(plan({ syslog: true })),
   "haproxy-users.cfg": renderStatsUsers("PASSWORD"),
-  "haproxy-config-writer.sh": renderConfigWriter(first(topology.haproxy), "haproxy-1-config", "local"),
+  "haproxy-config-writer.sh": renderConfigWriter(
+    first(topology.haproxy),
+    { config: "haproxy-1-config", pair: "haproxy-1-pair" },
+    "local",
+  ),
+  "pair-entry.sh": renderPairEntry(topology),
   "zookeeper-1.env": environment(
     renderZookeeper(topology, first(topology.zookeeper), config.zookeeper.heapMb),
   ),

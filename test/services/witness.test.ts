@@ -37,6 +37,7 @@ describe("leases", () => {
       holder: "lb-node-1",
       expiresInMs: 500,
       grants: 1,
+      refusals: 1,
     });
     now += 500;
     expect(leases.ask("lb-node-2", 1500).granted).toBe(true);
@@ -49,6 +50,14 @@ describe("leases", () => {
     expect(leases.release("lb-node-2").holder).toBe("lb-node-1");
     expect(leases.release("lb-node-1").holder).toBeNull();
     expect(leases.ask("lb-node-2", 1500).granted).toBe(true);
+  });
+
+  it("count their refusals, so that the holder sees that another node claims the address", () => {
+    const leases = aged();
+    expect(leases.ask("lb-node-1", 1500).refusals).toBe(0);
+    leases.ask("lb-node-2", 1500);
+    leases.ask("lb-node-2", 1500);
+    expect(leases.ask("lb-node-1", 1500)).toMatchObject({ granted: true, refusals: 2 });
   });
 
   it("count their grants, so that a refused caller sees a living holder, and not refusals", () => {
@@ -109,11 +118,18 @@ describe("over HTTP", () => {
     expect((await ask("lb-node-1")).statusCode).toBe(200);
     const refused = await ask("lb-node-2");
     expect(refused.statusCode).toBe(409);
-    expect(refused.json()).toEqual({ granted: false, holder: "lb-node-1", expiresInMs: 1500, grants: 1 });
+    expect(refused.json()).toEqual({
+      granted: false,
+      holder: "lb-node-1",
+      expiresInMs: 1500,
+      grants: 1,
+      refusals: 1,
+    });
     expect((await call("GET", "/lease")).json()).toEqual({
       holder: "lb-node-1",
       expiresInMs: 1500,
       grants: 1,
+      refusals: 1,
     });
     expect((await call("DELETE", "/lease/lb-node-1")).json()).toMatchObject({ holder: null });
     expect((await ask("lb-node-2")).statusCode).toBe(200);

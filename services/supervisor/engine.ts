@@ -1,0 +1,191 @@
+// The Docker daemon as the supervisor uses it: what is there, what happens, and the three things that it does.
+
+import { createInterface } from "node:readline";
+import { names } from "../../components/topology.ts";
+import { type Container } from "./decide.ts";
+import { type DockerApi, DockerError } from "./docker-api.ts";
+import { type ContainerEvent } from "./fates.ts";
+import { addressLabel, holdLabel, holdUntilLabel } from "./labels.ts";
+
+/** Something happened; `event` is missing where it is about a hold. */
+export interface Happening {
+  readonly event?: ContainerEvent;
+  /** When, nanoseconds since 1970, as Docker counts. */
+  readonly nano: number;
+}
+
+interface RawEvent {
+  readonly Type: string;
+  readonly Action: string;
+  readonly Actor: { readonly ID: string; readonly Attributes: Readonly<Record<string, string>> };
+  readonly timeNano: number;
+}
+
+interface Volume {
+  readonly Name: string;
+  readonly Labels: Readonly<Record<string, string>> | null;
+}
+
+interface Inspected {
+  readonly Id: string;
+  readonly Name: string;
+  /** Id of its image. */
+  readonly Image: string;
+  readonly State: { readonly Status: string; readonly StartedAt: string; readonly FinishedAt: string };
+  readonly HostConfig: { readonly NetworkMode: string };
+  readonly Config: { readonly Labels: Readonly<Record<string, string>> | null };
+}
+
+/** How long an orphaned or hanging container may take to end. Its clients have lost it already. */
+const graceSeconds = 2;
+
+export class Engine {
+  readonly #docker: DockerApi;
+  readonly #stack: string;
+  readonly #self: string;
+
+  /** @param self start of this process's own container id */
+  constructor(docker: DockerApi, stack: string, self: string) {
+    this.#docker = docker;
+    this.#stack = stack;
+    this.#self = self;
+  }
+
+  /** The stack's containers on this host, without the supervisor itself. */
+  async containers(): Promise<Container[]> {
+    const listed = (await this.#docker.call("GET", "/containers/json", {
+      all: "1",
+      filters: JSON.stringify({ label: [`${names.label}=${this.#stack}`] }),
+    })) as { readonly Id: string }[];
+    const found = await Promise.all(
+      listed
+        .filter(({ Id }) => !Id.startsWith(this.#self))
+        .map(async ({ Id }) => {
+          try {
+            return describe((await this.#docker.call("GET", `/containers/${Id}/json`)) as Inspected);
+          } catch (error) {
+            // Gone since it was listed.
+            if (error instanceof DockerError && error.status === 404) return undefined;
+            throw error;
+          }
+        }),
+    );
+    return found.filter((container) => container !== undefined);
+  }
+
+  /** Until when somebody is at work on this stack, milliseconds since 1970; 0 for nobody. Removes what is over. */
+  async heldUntil(now: number): Promise<number> {
+    const { Volumes } = (await this.#docker.call("GET", "/volumes", {
+      filters: JSON.stringify({ label: [`${holdLabel}=${this.#stack}`] }),
+    })) as { readonly Volumes: readonly Volume[] | null };
+    const ends = (Volumes ?? []).map(({ Name, Labels }) => ({
+      name: Name,
+      until: Number(Labels?.[holdUntilLabel] ?? 0) * 1000,
+    }));
+    for (const { name } of ends.filter(({ until }) => !(until > now))) {
+      await this.#docker.call("DELETE", `/volumes/${encodeURIComponent(name)}`).catch(() => undefined);
+    }
+    return Math.max(0, ...ends.map(({ until }) => until).filter((until) => until > now));
+  }
+
+  /**
+   * What happens to the stack's containers and holds, from then on, without an end.
+   * @throws where the daemon goes away.
+   */
+  async *happenings(sinceNano: number): AsyncGenerator<Happening> {
+    const stream = await this.#docker.stream("/events", {
+      since: (sinceNano / 1e9).toFixed(9),
+      filters: JSON.stringify({
+        type: ["container", "volume"],
+        event: ["kill", "die", "stop", "start", "destroy", "create"],
+      }),
+    });
+    for await (const line of createInterface({ input: stream, crlfDelay: Infinity })) {
+      if (line.trim() === "") continue;
+      const { Type, Action, Actor, timeNano } = JSON.parse(line) as RawEvent;
+      if (Type === "volume") {
+        yield { nano: timeNano };
+        continue;
+      }
+      if (Actor.Attributes[names.label] !== this.#stack || Actor.ID.startsWith(this.#self)) continue;
+      if (Action === "create") continue;
+      yield {
+        nano: timeNano,
+        event: {
+          action: Action as ContainerEvent["action"],
+          id: Actor.ID,
+          at: timeNano / 1e6,
+          ...(Actor.Attributes["signal"] === undefined ? {} : { signal: Number(Actor.Attributes["signal"]) }),
+        },
+      };
+    }
+    throw new Error("Docker's events have ended");
+  }
+
+  async start(container: Container): Promise<void> {
+    await this.#docker.call("POST", `/containers/${container.id}/start`);
+  }
+
+  async restart(container: Container): Promise<void> {
+    await this.#docker.call("POST", `/containers/${container.id}/restart`, { t: String(graceSeconds) });
+  }
+
+  /**
+   * Takes the container's address off the network that it shared, by a container that lives only for that and may do
+   * nothing else.
+   * @returns whether the address was there.
+   */
+  async release(container: Container, anchor: Container): Promise<boolean> {
+    const [cidr = "", device = ""] = (container.address ?? "").split(" ");
+    const { Id } = (await this.#docker.call(
+      "POST",
+      "/containers/create",
+      {},
+      {
+        Image: anchor.image,
+        Entrypoint: ["ip", "address", "delete", cidr, "dev", device],
+        Cmd: [],
+        User: "0",
+        HostConfig: {
+          NetworkMode: `container:${anchor.id}`,
+          CapDrop: ["ALL"],
+          CapAdd: ["NET_ADMIN"],
+          SecurityOpt: ["no-new-privileges"],
+          Memory: 16 * 1024 * 1024,
+          LogConfig: { Type: "none" },
+        },
+      },
+    )) as { readonly Id: string };
+    try {
+      await this.#docker.call("POST", `/containers/${Id}/start`);
+      const { StatusCode } = (await this.#docker.call("POST", `/containers/${Id}/wait`)) as {
+        readonly StatusCode: number;
+      };
+      return StatusCode === 0;
+    } finally {
+      await this.#docker.call("DELETE", `/containers/${Id}`, { force: "1" });
+    }
+  }
+}
+
+function describe(inspected: Inspected): Container {
+  const { Id, Name, Image, State, HostConfig, Config } = inspected;
+  const mode = HostConfig.NetworkMode;
+  const address = Config.Labels?.[addressLabel];
+  return {
+    id: Id,
+    image: Image,
+    name: Name.replace(/^\//, ""),
+    state: State.Status as Container["state"],
+    startedAt: timeOf(State.StartedAt),
+    finishedAt: timeOf(State.FinishedAt),
+    hostNetwork: mode === "host",
+    ...(mode.startsWith("container:") ? { joins: mode.slice("container:".length) } : {}),
+    ...(address === undefined ? {} : { address }),
+  };
+}
+
+/** Docker's zero time is the year 1. */
+function timeOf(text: string): number {
+  return Math.max(0, Date.parse(text));
+}
