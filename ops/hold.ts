@@ -10,7 +10,9 @@ const renewMs = 60_000;
 /** Runs the work while the supervisor of this stack stands back. */
 export async function withHold<T>(docker: Docker, stack: string, work: () => Promise<T>): Promise<T> {
   // Labels can't be changed, so a renewal is the other of two volumes, made before the first one goes.
-  const volumes = [`${stack}-hold-a`, `${stack}-hold-b`] as const;
+  // The slash between prefix and stack can be in no volume's name.
+  const name = stack.replace("/", ".");
+  const volumes = [`${name}-hold-a`, `${name}-hold-b`] as const;
   const remove = (name: string) =>
     docker
       .getVolume(name)

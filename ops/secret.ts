@@ -8,8 +8,9 @@ import { Command } from "commander";
 import { previousKey, project, secretKeys, type SecretKey } from "../components/config.ts";
 import { isTenantName, keyId, scopes, tenantRule } from "../services/common/auth.ts";
 import { mintToken, type TokenOptions } from "../services/token.ts";
+import { take } from "./lock.ts";
 import { ensurePulumi } from "./toolchain.ts";
-import { openStack, readSecret, stackConfig } from "./workspace.ts";
+import { lockOf, openStack, readSecret, stackConfig, withSecrets } from "./workspace.ts";
 
 /** A token can't be called back, so none is good for longer than a year. */
 const longestTtlSeconds = 366 * 24 * 3600;
@@ -88,6 +89,16 @@ async function main(): Promise<void> {
     const { target } = stackConfig(stackName);
     return openStack(stackName, await ensurePulumi((line) => process.stderr.write(`${line}\n`), target));
   };
+  /** Not while a command that reads the secrets is at work: it would deploy one half of the change. */
+  const change = async (stackName: string, work: (store: SecretStore) => Promise<void>) => {
+    const store = storeOf(await open(stackName));
+    const release = await take(lockOf(stackName), "npm run secret");
+    try {
+      await withSecrets(stackName, () => work(store));
+    } finally {
+      release();
+    }
+  };
   const program = new Command("secret").description("shows a secret of a stack, or mints a token with it");
   program
     .command("show <key>", { isDefault: true })
@@ -104,7 +115,7 @@ async function main(): Promise<void> {
     .description("makes a new key for tokens; the old one stays good until forget-previous")
     .option("-s, --stack <name>", "the stack", "local")
     .action(async ({ stack }: { stack: string }) => {
-      await rotate(storeOf(await open(stack)));
+      await change(stack, rotate);
       process.stdout.write(
         `a new key is set. Next: npm run up -- -s ${stack}; then mint new tokens; when the old ones are gone: npm run secret -- forget-previous -s ${stack}\n`,
       );
@@ -114,7 +125,7 @@ async function main(): Promise<void> {
     .description("removes the key before the current one, and with it all its tokens")
     .option("-s, --stack <name>", "the stack", "local")
     .action(async ({ stack }: { stack: string }) => {
-      await forgetPrevious(storeOf(await open(stack)));
+      await change(stack, forgetPrevious);
       process.stdout.write(`the previous key is removed. Next: npm run up -- -s ${stack}\n`);
     });
   program

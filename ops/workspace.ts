@@ -168,7 +168,7 @@ function holdsSecrets(path: string): boolean {
   try {
     const { encryptionsalt, config } = readStackFile(path);
     return (
-      encryptionsalt !== undefined && Object.keys(secretKeys).some((key) => config?.[`${project}:${key}`])
+      encryptionsalt !== undefined && Object.keys(secretKeys).every((key) => config?.[`${project}:${key}`])
     );
   } catch {
     return false;
@@ -239,6 +239,8 @@ export function mendState(stackName: string, stateIn = stateDirectory): boolean 
       `The state of the stack ${stackName} is broken (${state}), and neither its .bak nor ${backups} has a whole one. Nothing was touched. Restore the file from a backup of your own; or give the stack up: docs/operations.md says how`,
     );
   }
+  // An engine that outlived its command may have written a whole one meanwhile.
+  if (isJson(state)) return false;
   renameSync(state, `${state}.broken`);
   replaceFile(state, readFileSync(whole, "utf8"));
   return true;
@@ -286,24 +288,32 @@ async function index(): Promise<Record<string, unknown>> {
 export async function openStack(stackName: string, pulumiCommand?: PulumiCommand): Promise<Stack> {
   mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
   // Two first commands at once would otherwise each make a stack, a passphrase and secrets of their own.
+  return withSecrets(stackName, async () => {
+    while (sweep(stackName) > 0) await sleep(250);
+    const stack = await select(stackName, pulumiCommand);
+    const config = await stack.getAllConfig();
+    for (const key of Object.keys(secretKeys)) {
+      if (config[`${project}:${key}`] === undefined) {
+        await stack.setConfig(`${project}:${key}`, {
+          value: randomBytes(32).toString("hex"),
+          secret: true,
+        });
+      }
+    }
+    return stack;
+  });
+}
+
+/** Changes the file that holds a stack's secrets while no other command opens the stack, and keeps a copy of it. */
+export function withSecrets<T>(stackName: string, work: () => Promise<T>): Promise<T> {
   return inTurn(
     join(stateDirectory, "locks", `${stackName}.opening`),
     "a command that opens the stack",
     () => undefined,
     async () => {
-      while (sweep(stackName) > 0) await sleep(250);
-      const stack = await select(stackName, pulumiCommand);
-      const config = await stack.getAllConfig();
-      for (const key of Object.keys(secretKeys)) {
-        if (config[`${project}:${key}`] === undefined) {
-          await stack.setConfig(`${project}:${key}`, {
-            value: randomBytes(32).toString("hex"),
-            secret: true,
-          });
-        }
-      }
+      const result = await work();
       keepSecrets(stackName);
-      return stack;
+      return result;
     },
   );
 }

@@ -234,8 +234,9 @@ export function renderSchema(topology: Topology, rows = String(blockRows.current
 ) ENGINE = ReplicatedReplacingMergeTree('${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
-      `DROP TABLE IF EXISTS ${view} ${on}`,
+      // The queue first: what it reads while the view goes would be committed, and stored nowhere.
       `DROP TABLE IF EXISTS ${queue} ${on}`,
+      `DROP TABLE IF EXISTS ${view} ${on}`,
       `CREATE TABLE IF NOT EXISTS ${queue} ${on} (
   ${feed.columns}${feed.flag === undefined ? "" : `,\n  ${feed.flag} UInt8`}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',

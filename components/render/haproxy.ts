@@ -89,6 +89,8 @@ backend siem_api_backend
     balance roundrobin
     # Only reads come here, so an answer that never came may be asked for again.
     retry-on conn-failure empty-response
+    # The query of a client that has gone away ends too.
+    option abortonclose
     option httpchk GET /v1/health
     http-check expect status 200
     http-check disable-on-404

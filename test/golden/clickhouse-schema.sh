@@ -20,9 +20,9 @@ CREATE TABLE IF NOT EXISTS dev.events_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, event_id);
 
-DROP TABLE IF EXISTS dev.events_consumer ON CLUSTER siem_cluster;
-
 DROP TABLE IF EXISTS dev.events_queue ON CLUSTER siem_cluster;
+
+DROP TABLE IF EXISTS dev.events_consumer ON CLUSTER siem_cluster;
 
 CREATE TABLE IF NOT EXISTS dev.events_queue ON CLUSTER siem_cluster (
   event_id String,
@@ -55,9 +55,9 @@ CREATE TABLE IF NOT EXISTS dev.alerts_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, alert_id);
 
-DROP TABLE IF EXISTS dev.alerts_consumer ON CLUSTER siem_cluster;
-
 DROP TABLE IF EXISTS dev.alerts_queue ON CLUSTER siem_cluster;
+
+DROP TABLE IF EXISTS dev.alerts_consumer ON CLUSTER siem_cluster;
 
 CREATE TABLE IF NOT EXISTS dev.alerts_queue ON CLUSTER siem_cluster (
   alert_id String,
@@ -83,9 +83,9 @@ CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_id, event_timestamp);
 
-DROP TABLE IF EXISTS dev.undated_consumer ON CLUSTER siem_cluster;
-
 DROP TABLE IF EXISTS dev.undated_queue ON CLUSTER siem_cluster;
+
+DROP TABLE IF EXISTS dev.undated_consumer ON CLUSTER siem_cluster;
 
 CREATE TABLE IF NOT EXISTS dev.undated_queue ON CLUSTER siem_cluster (
   tenant_id String,

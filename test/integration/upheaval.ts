@@ -18,10 +18,13 @@ import { judge, mixtures } from "./mixture.ts";
 /** One replica of each kind, gone by turns: gracefully, or at once. */
 async function upheaval(docker: Docker, topology: Topology): Promise<void> {
   const restart = (name: string) => docker.getContainer(name).restart({ t: 15 });
+  /** Nobody starts it again but the supervisor. */
   const crash = async (name: string) => {
     await docker.getContainer(name).kill();
-    await sleep(500);
-    await docker.getContainer(name).start();
+    for (const deadline = Date.now() + 60_000; ; await sleep(100)) {
+      if ((await docker.getContainer(name).inspect()).State.Running) return;
+      if (Date.now() > deadline) throw new Error(`${name} was killed, and nobody started it again in 60 s`);
+    }
   };
   const { ingestor, api, kafka, clickhouse, zookeeper, haproxy } = topology;
   const turns = [

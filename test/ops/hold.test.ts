@@ -14,6 +14,7 @@ class Daemon {
   asDocker(): Docker {
     return {
       createVolume: ({ Name, Labels }: { Name: string; Labels: Record<string, string> }) => {
+        if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/.test(Name)) return Promise.reject(new Error(`bad name ${Name}`));
         // As Docker does: an existing one keeps its labels.
         if (!this.volumes.has(Name)) this.volumes.set(Name, Labels);
         return Promise.resolve();
@@ -73,6 +74,14 @@ describe("a hold", () => {
     daemon.volumes.set("local-hold-a", { [holdLabel]: "local", [holdUntilLabel]: "1" });
     await withHold(daemon.asDocker(), "local", () => {
       expect(daemon.left()).toBeGreaterThan(100);
+      return Promise.resolve();
+    });
+    expect(daemon.volumes.size).toBe(0);
+  });
+
+  it("takes the label of a stack with a prefix, which can be in no volume's name", async () => {
+    await withHold(daemon.asDocker(), "test-/test", () => {
+      expect([...daemon.volumes.values()].map((labels) => labels[holdLabel])).toEqual(["test-/test"]);
       return Promise.resolve();
     });
     expect(daemon.volumes.size).toBe(0);

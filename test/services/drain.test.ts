@@ -36,9 +36,13 @@ const client = `
     method: "POST", body: process.argv[1],
     headers: { authorization: "Bearer " + process.env.TOKEN, "content-type": "text/plain" },
   });
-  console.log(answer.status);`;
+  console.log(answer.status, answer.headers.get("retry-after") ?? 0);`;
 /** Posts a line as a client would, and gives the status of the answer. */
 async function post(line: string): Promise<number> {
+  return (await ask(line)).status;
+}
+/** Posts a line, and gives the status and the seconds after which to come back; 0 where the answer names none. */
+async function ask(line: string): Promise<{ status: number; retryAfter: number }> {
   const token = await mintToken({
     secret,
     tenantId: "a",
@@ -55,7 +59,8 @@ async function post(line: string): Promise<number> {
     `TOKEN=${token}`,
     ...[baseImages.node, ...command],
   ]);
-  return Number(said.stdout);
+  const [status, retryAfter] = said.stdout.split(" ").map(Number);
+  return { status: status!, retryAfter: retryAfter! };
 }
 /** The ingestors that a line reached, as often as it did. */
 const arrivals = (line: string): string[] =>
@@ -138,10 +143,10 @@ describe.skipIf(missing.length > 0)("behind HAProxy", () => {
     const lost = Date.now();
     for (const ingestor of ingestors) docker("kill", "--signal", "USR2", ingestor);
     // Longer than the load balancer takes to see the health checks fail.
-    const refused: number[] = [];
-    while (Date.now() - lost < 5_000) refused.push(await post("lost"));
+    const refused: Awaited<ReturnType<typeof ask>>[] = [];
+    while (Date.now() - lost < 5_000) refused.push(await ask("lost"));
     expect(refused.length).toBeGreaterThan(0);
-    expect(new Set(refused)).toEqual(new Set([503]));
+    for (const answer of refused) expect(answer).toEqual({ status: 503, retryAfter: 2 });
     expect(await slow).toBe(202);
     expect(arrivals("slow one")).toHaveLength(1);
     expect(arrivals("lost")).toEqual([]);
