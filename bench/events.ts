@@ -17,7 +17,7 @@ import { entry } from "../ops/entry.ts";
 import { ensurePulumi } from "../ops/toolchain.ts";
 import { openStack, readSecret, root, stackConfig } from "../ops/workspace.ts";
 import { mintToken } from "../services/token.ts";
-import { type Measured, type Task } from "./generator.ts";
+import type { Measured, Task } from "./generator.ts";
 import { median, report, verdict } from "./report.ts";
 
 const run = promisify(execFile);

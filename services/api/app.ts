@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
-import { createServer, healthCode, HttpError, type Lifecycle } from "../common/http.ts";
+import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
 import { firstUndated, type Read, secondOf, withoutRepeatedAlerts, withoutRepeats } from "./identity.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Range, select, type Select, unionOf } from "./query.ts";
@@ -75,7 +75,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
   ): Promise<T> {
     const tenant = tenantOf(request);
     const gone = new AbortController();
-    reply.raw.once("close", () => gone.abort());
+    onceClosed(request, reply, () => gone.abort());
     return slots.run(tenant, gone.signal, () =>
       work(tenant, (statement) => reader.query(statement, gone.signal)),
     );

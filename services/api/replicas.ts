@@ -1,7 +1,7 @@
 // Reads from whichever ClickHouse replica answers and is up to date, and remembers it.
 
 import { randomUUID } from "node:crypto";
-import { ClickHouseError, ClickHouseLogLevel, createClient } from "@clickhouse/client";
+import { ClickHouseError, ClickHouseLogLevel, createClient, type ResultSet } from "@clickhouse/client";
 import type { Database } from "../common/env.ts";
 import { HttpError } from "../common/http.ts";
 import type { Statement } from "./query.ts";
@@ -77,12 +77,19 @@ export function connect(url: string, database: Database): Replica {
   return async (sql, signal) => {
     signal.throwIfAborted();
     const id = randomUUID();
-    const onAbort = (): void => kill(id);
+    let result: ResultSet<"JSON"> | undefined;
+    const onAbort = (): void => {
+      kill(id);
+      result?.close();
+    };
     signal.addEventListener("abort", onAbort, { once: true });
     try {
       // Unlike JSONEachRow, a JSON answer that was cut off anywhere can't be parsed.
-      const result = await client.query({ query: sql, format: "JSON", query_id: id, abort_signal: signal });
-      const { data } = await result.json<Row>();
+      result = await client.query({ query: sql, format: "JSON", query_id: id, abort_signal: signal });
+      const answer = result.json<Row>();
+      // The client heeds the signal only until the head of an answer is there.
+      if (signal.aborted) result.close();
+      const { data } = await answer;
       if (!Array.isArray(data)) throw new Error(`${url} answered something else than rows`);
       return data;
     } finally {

@@ -46,6 +46,7 @@ export class Slots {
   }
 
   #enter(tenant: string, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return Promise.reject(clientGone());
     if (this.#hasRoom(tenant)) {
       this.#take(tenant);
       return Promise.resolve();
@@ -72,7 +73,6 @@ export class Slots {
       };
       this.#queue.push(entry);
       signal.addEventListener("abort", onAbort);
-      if (signal.aborted) onAbort();
     });
   }
 

@@ -2,7 +2,12 @@
 
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from "fastify";
+import fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from "fastify";
 
 /** Seconds after which a refused client may ask again: a full queue empties sooner than a service comes back. */
 const retryAfter: Readonly<Record<number, Readonly<Record<string, string>>>> = {
@@ -88,8 +93,7 @@ export function createServer(
   unanswered.set(app, open);
   app.addHook("onRequest", async (request, reply) => {
     open.count++;
-    // Comes once, whether the answer went out or the client went away.
-    reply.raw.once("close", () => open.count--);
+    onceClosed(request, reply, () => open.count--);
     // The health check goes on: see `serve`.
     if (lifecycle.refusing && !request.routeOptions.url?.endsWith("/health")) {
       throw new HttpError(503, "stopping", "this replica stops; try again, another one will answer");
@@ -127,6 +131,38 @@ export function createServer(
     if (lifecycle.draining) reply.header("connection", "close");
   });
   return app;
+}
+
+/** What waits for the end of each connection. One listener each would be many where requests are pipelined. */
+const endings = new WeakMap<Socket, Set<() => void>>();
+
+/**
+ * Calls back once: when the answer is out, or when the client is gone, at once if it is gone already. Node tells an
+ * answer neither while it waits behind another one of the same connection.
+ */
+export function onceClosed(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
+  const { socket } = request.raw;
+  if (socket.destroyed || reply.raw.closed) {
+    done();
+    return;
+  }
+  const ends = endings.get(socket) ?? watch(socket);
+  const end = (): void => {
+    ends.delete(end);
+    reply.raw.off("close", end);
+    done();
+  };
+  ends.add(end);
+  reply.raw.once("close", end);
+}
+
+function watch(socket: Socket): Set<() => void> {
+  const ends = new Set<() => void>();
+  endings.set(socket, ends);
+  socket.once("close", () => {
+    for (const end of ends) end();
+  });
+  return ends;
 }
 
 /** A path that no route can take, in the shape of every error. */

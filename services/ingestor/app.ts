@@ -3,7 +3,8 @@
 import type { Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { type Keys, requireScope, tenantOf } from "../common/auth.ts";
-import { type ArrivalTimes, createServer, healthCode, type Lifecycle } from "../common/http.ts";
+import { type ArrivalTimes, createServer, healthCode, type Lifecycle, onceClosed } from "../common/http.ts";
+import type { Message } from "./batch.ts";
 import { mediaTypes, parseBody, type MediaType } from "./body.ts";
 import { Intake, type Post } from "./intake.ts";
 import { kafkaUnreachable, type Pipeline } from "./pipeline.ts";
@@ -33,6 +34,14 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
     posts.get(request)!.read(body),
   );
 
+  /** Its own function, so that nothing holds the body and its events while the messages wait for Kafka. */
+  const read = (request: FastifyRequest): { ids: string[]; messages: Message[] } => {
+    const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() as MediaType;
+    const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+    const events = parseBody(type, body, tenantOf(request), options.now?.() ?? new Date());
+    return { ids: events.map((event) => event.event_id), messages: pipeline.messagesOf(events) };
+  };
+
   app.get("/health", async (_request, reply) => {
     const status = lifecycle.draining ? "draining" : pipeline.connected ? "ok" : "kafka_unreachable";
     return reply.code(healthCode(status)).send({ status });
@@ -47,17 +56,12 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
         if (!pipeline.connected) throw kafkaUnreachable();
         const post = intake.open(request.headers);
         posts.set(request, post);
-        // Comes once, whether the answer went out or the client went away; it may have gone already.
-        if (reply.raw.closed) post.close();
-        else reply.raw.once("close", post.close);
+        onceClosed(request, reply, post.close);
       },
     },
     async (request, reply) => {
-      const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() as MediaType;
-      const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
-      const events = parseBody(type, body, tenantOf(request), options.now?.() ?? new Date());
-      const ids = events.map((event) => event.event_id);
-      const messages = pipeline.messagesOf(events);
+      const { ids, messages } = read(request);
+      request.body = undefined;
       posts.get(request)!.forgetBody();
       await pipeline.send(messages);
       return reply.code(202).send({ accepted: ids.length, ids });

@@ -69,9 +69,15 @@ function readAll(body: Readable, share: Share): Promise<Buffer> {
       else chunks.push(chunk);
     };
     body.on("data", onData);
-    body.once("end", () => resolve(Buffer.concat(chunks)));
-    body.once("error", () => reject(incomplete()));
-    body.once("close", () => reject(incomplete()));
+    const onBroken = (): void => reject(incomplete());
+    body.once("end", () => {
+      // The stream lives until the answer, and so would all that its listeners hold.
+      body.off("data", onData);
+      for (const event of ["error", "close"]) body.off(event, onBroken);
+      resolve(Buffer.concat(chunks.splice(0)));
+    });
+    body.once("error", onBroken);
+    body.once("close", onBroken);
   });
 }
 

@@ -10,6 +10,7 @@ import { Budget, Share } from "./budget.ts";
 import { eventFromLine, InvalidEvent, maxEventBytes } from "./event.ts";
 import type { Message } from "./batch.ts";
 import type { Pipeline } from "./pipeline.ts";
+import { Turns } from "./turns.ts";
 
 export interface SyslogOptions {
   readonly pipeline: Pick<Pipeline, "messagesOf" | "send">;
@@ -25,6 +26,10 @@ export interface SyslogLimits {
   readonly connections: number;
   /** Bytes of unfinished lines of all connections together. */
   readonly unfinishedBytes: number;
+  /** Connections whose lines are rows at once: the row of a short line is a hundred times its size. */
+  readonly turns: number;
+  /** Lines of one connection that are rows at once. */
+  readonly turnLines: number;
   /** A connection without a byte for so long is closed. Senders are often silent for a while. */
   readonly idleMs: number;
   /** The same within a line. */
@@ -40,6 +45,8 @@ export interface SyslogLimits {
 const defaultLimits: SyslogLimits = {
   connections: 512,
   unfinishedBytes: 16 * 1024 * 1024,
+  turns: 32,
+  turnLines: 1_000,
   idleMs: 3_600_000,
   unfinishedMs: 60_000,
   stopMs: 1_000,
@@ -209,6 +216,7 @@ export class SyslogListener {
   readonly #limits: SyslogLimits;
   readonly #server: Server;
   readonly #unfinished: Budget;
+  readonly #turns: Turns;
   /** Those that wait for their sender, not for Kafka. */
   readonly #waiting = new Set<Connection>();
   readonly #running = new Set<Promise<void>>();
@@ -218,6 +226,7 @@ export class SyslogListener {
     this.#options = options;
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#unfinished = new Budget(this.#limits.unfinishedBytes);
+    this.#turns = new Turns(this.#limits.turns);
     this.#server = createServer((socket) => {
       const running = this.#serve(socket).finally(() => this.#running.delete(running));
       this.#running.add(running);
@@ -278,14 +287,16 @@ export class SyslogListener {
         this.#waiting.delete(connection);
         // While Kafka is behind nothing is read, and that is no silence of the sender.
         socket.setTimeout(0);
-        const { frames, problem } = reader.read(chunk as Buffer);
-        await this.#acknowledged(frames, peer);
-        if (problem) throw problem;
+        await this.#turns.run(async () => {
+          const { frames, problem } = reader.read(chunk as Buffer);
+          await this.#take(frames, peer);
+          if (problem) throw problem;
+        });
         if (this.#sinceStop() > (reader.pending > 0 ? this.#limits.stopMs : -1)) break;
         this.#wait(connection);
       }
       const last = socket.readableEnded ? reader.rest() : undefined;
-      if (last !== undefined) await this.#acknowledged([last], peer);
+      if (last !== undefined) await this.#turns.run(() => this.#take([last], peer));
     } catch (error) {
       if (error instanceof BrokenStream || error instanceof InvalidEvent) {
         warn({ peer }, `syslog: connection closed: ${error.message}`);
@@ -313,9 +324,24 @@ export class SyslogListener {
     return Date.now() - this.#stoppedAt;
   }
 
-  /** Made once, so that an attempt after a failure sends the same ids: readers see each event once. */
-  async #acknowledged(frames: readonly string[], peer: string | undefined): Promise<void> {
-    const { pipeline, tenant, warn } = this.#options;
+  /** Resolves when Kafka has these lines, or a stop can wait no longer. */
+  async #take(frames: readonly string[], peer: string | undefined): Promise<void> {
+    const { turnLines } = this.#limits;
+    for (let at = 0; at < frames.length; at += turnLines) {
+      const problem = await this.#send(frames.slice(at, at + turnLines));
+      if (!problem) continue;
+      const details = { peer, lines: frames.length - at, code: problem.code };
+      this.#options.warn(details, "syslog: stopped before Kafka acknowledged these lines");
+      return;
+    }
+  }
+
+  /**
+   * Tells why Kafka doesn't have them when a stop can wait no longer. The rows are made once, so that an attempt after a
+   * failure sends the same ids: readers see each event once.
+   */
+  async #send(frames: readonly string[]): Promise<HttpError | undefined> {
+    const { pipeline, tenant } = this.#options;
     const now = this.#options.now?.() ?? new Date();
     const messages: Message[] = [];
     let refused: InvalidEvent | undefined;
@@ -334,14 +360,11 @@ export class SyslogListener {
         break;
       } catch (error) {
         if (!(error instanceof HttpError)) throw error;
-        if (this.#sinceStop() > this.#limits.giveUpMs) {
-          const details = { peer, messages: messages.length, code: error.code };
-          warn(details, "syslog: stopped before Kafka acknowledged these messages");
-          return;
-        }
+        if (this.#sinceStop() > this.#limits.giveUpMs) return error;
         await sleep(this.#limits.retryMs);
       }
     }
     if (refused) throw refused;
+    return undefined;
   }
 }

@@ -145,7 +145,14 @@ const count = (replica: Replica, where: string) =>
   ]);
 
 /** Anonymous volumes carry no label, so what a stack left of them shows only in the difference. */
-const allVolumes = async () => (await docker.listVolumes()).Volumes.map((volume) => volume.Name).sort();
+/** Those of another stack beside it come and go by themselves. */
+const allVolumes = async () =>
+  (await docker.listVolumes()).Volumes.filter(
+    // Docker says null where there are none.
+    ({ Labels }) => ((Labels as Record<string, string> | null)?.[names.label] ?? label) === label,
+  )
+    .map((volume) => volume.Name)
+    .sort();
 
 const refusal =
   process.env["SIEM_HA_NO_DOCKER"] ??

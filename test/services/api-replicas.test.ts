@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
 import { type AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ClickHouseError } from "@clickhouse/client";
 import { afterEach, describe, expect, it } from "vitest";
 import type { Statement } from "../../services/api/query.ts";
@@ -158,6 +159,42 @@ describe("a replica over HTTP", () => {
   ])("that answers %s is passed over", async (_, listener) => {
     const replicas = new Replicas([await serve(listener), up("b")]);
     expect(await ask(replicas)).toEqual([{ name: "b" }]);
+  });
+
+  /** Begins an answer, and never comes to its end. */
+  const trickling = (closed = (): void => {}): RequestListener => {
+    return (request, response) => {
+      request.resume();
+      response.writeHead(200, { "content-type": "application/json" }).write(text.slice(0, 60));
+      const more = setInterval(() => response.write(" "), 20);
+      response.on("close", () => {
+        clearInterval(more);
+        closed();
+      });
+    };
+  };
+
+  it("that stalls within an answer is left when nobody waits for it any more", async () => {
+    const controller = new AbortController();
+    let [asked, closed] = [0, 0];
+    const stalled = trickling(() => closed++);
+    const replica = await serve((request, response) => {
+      if (asked++ === 0) stalled(request, response);
+      else response.end();
+    });
+    const running = replica(sql, controller.signal);
+    running.catch(() => {});
+    await expect.poll(() => asked).toBe(1);
+    // Later than the head of the answer.
+    await sleep(100);
+    controller.abort();
+    await expect(running).rejects.toThrow();
+    await expect.poll(() => closed).toBe(1);
+  });
+
+  it("that stalls within its answer to a ping does not answer", async () => {
+    const replicas = new Replicas([await serve(trickling())]);
+    expect(await replicas.ping()).toBe(false);
   });
 
   it("is told to end a query that nobody waits for", async () => {

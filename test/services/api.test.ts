@@ -1,5 +1,7 @@
 // The API over HTTP with a reader that the test controls: what is asked, what is answered, what is refused.
 
+import { once } from "node:events";
+import { type AddressInfo, connect } from "node:net";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { createApi } from "../../services/api/app.ts";
@@ -315,6 +317,79 @@ describe("requests", () => {
       controller.abort();
       await expect(answer).rejects.toThrow();
       await expect.poll(() => aborted, { timeout: 10_000 }).toBe(true);
+    } finally {
+      await own.close();
+    }
+  });
+});
+
+describe("a client that has gone", () => {
+  /** An API that hangs while it is told to, with one slot for everybody. */
+  function hanging(total: number) {
+    const state = { hang: true, started: 0, aborted: 0 };
+    const own = createApi({
+      reader: {
+        query: (_statement, signal) => {
+          state.started++;
+          if (!state.hang) return Promise.resolve([]);
+          return new Promise((_, reject) =>
+            signal.addEventListener("abort", () => {
+              state.aborted++;
+              reject(new Error("aborted"));
+            }),
+          );
+        },
+        ping: () => Promise.resolve(true),
+      },
+      keys: { current: new TextEncoder().encode(secret) },
+      lifecycle,
+      quiet: true,
+      slots: { total, perTenant: total, waitMs: 20, waitingPerTenant: 1 },
+    });
+    return { own, state };
+  }
+  const mint = async (): Promise<string> =>
+    `Bearer ${await mintToken({ secret, tenantId: "a", scope: "events:read", ttlSeconds: 60, subject: "t" })}`;
+
+  it("gives back the slots of all its requests, also of those that wait for an earlier answer", async () => {
+    const { own, state } = hanging(3);
+    try {
+      await own.listen({ host: "127.0.0.1", port: 0 });
+      const authorization = await mint();
+      const socket = connect((own.server.address() as AddressInfo).port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(`GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: ${authorization}\r\n\r\n`.repeat(3));
+      await expect.poll(() => state.started).toBe(3);
+      socket.destroy();
+      await expect.poll(() => state.aborted).toBe(3);
+      state.hang = false;
+      expect((await own.inject({ url: "/v1/events", headers: { authorization } })).statusCode).toBe(200);
+    } finally {
+      await own.close();
+    }
+  });
+
+  it("gets no slot when it went while its token was checked", async () => {
+    const { own, state } = hanging(1);
+    const problems: string[] = [];
+    let leave = true;
+    own.addHook("preHandler", async (request) => {
+      if (!leave) return;
+      const { socket } = request.raw;
+      socket.destroy();
+      await once(socket, "close");
+    });
+    own.addHook("onError", async (_request, _reply, error) => void problems.push(error.code));
+    try {
+      const address = await own.listen({ host: "127.0.0.1", port: 0 });
+      const headers = { authorization: await mint() };
+      await expect(fetch(`${address}/v1/events`, { headers })).rejects.toThrow();
+      await expect.poll(() => problems).toEqual(["client_gone"]);
+      leave = false;
+      state.hang = false;
+      expect((await fetch(`${address}/v1/events`, { headers })).status).toBe(200);
+      // Only the second one read.
+      expect(state.started).toBe(1);
     } finally {
       await own.close();
     }

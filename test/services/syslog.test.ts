@@ -3,7 +3,7 @@
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { toTenantId } from "../../services/common/auth.ts";
 import { Env } from "../../services/common/env.ts";
 import type { Message } from "../../services/ingestor/batch.ts";
@@ -16,6 +16,7 @@ import {
   SyslogListener,
   type SyslogLimits,
 } from "../../services/ingestor/syslog.ts";
+import { Turns } from "../../services/ingestor/turns.ts";
 
 const counted = (text: string): string => `${Buffer.byteLength(text)} ${text}`;
 const lines = (...texts: string[]): Buffer => Buffer.from(texts.join(""));
@@ -224,6 +225,73 @@ describe("a listener", () => {
     expect(new Set(raws()).size).toBe(total);
   });
 
+  it("makes rows of so many lines at a time, whatever many connections brought", async () => {
+    await start({ turns: 2, turnLines: 3 });
+    let acknowledge = (): void => {};
+    const gate = new Promise<void>((resolve) => (acknowledge = resolve));
+    publish = () => gate;
+    const texts = Array.from({ length: 50 }, (_, n) => `<13>${n}`);
+    for (let at = 0; at < texts.length; at += 10) {
+      const { socket } = await sender();
+      socket.write(
+        texts
+          .slice(at, at + 10)
+          .map((text) => `${text}\n`)
+          .join(""),
+      );
+    }
+    await expect.poll(() => raws().length).toBeGreaterThanOrEqual(6);
+    await sleep(100);
+    const atOnce = raws();
+    acknowledge();
+    expect(atOnce).toHaveLength(6);
+    await expect.poll(() => raws().length).toBe(texts.length);
+    expect(raws().sort()).toEqual([...texts].sort());
+    expect(warnings).toEqual([]);
+  });
+
+  it("stops only when lines that wait for their turn are acknowledged too", async () => {
+    const turns = vi.spyOn(Turns.prototype, "run");
+    try {
+      await start({ turns: 1 });
+      let acknowledge = (): void => {};
+      const gate = new Promise<void>((resolve) => (acknowledge = resolve));
+      publish = () => gate;
+      const [first, second] = [await sender(), await sender()];
+      first.socket.write("<13>a\n");
+      await expect.poll(raws).toEqual(["<13>a"]);
+      second.socket.write("<13>b\n");
+      await expect.poll(() => turns.mock.calls.length).toBe(2);
+      let stopped = false;
+      const stop = listener.stop().then(() => (stopped = true));
+      await sleep(50);
+      expect([stopped, raws()]).toEqual([false, ["<13>a"]]);
+      acknowledge();
+      await stop;
+      expect(raws()).toEqual(["<13>a", "<13>b"]);
+      expect(warnings).toEqual([]);
+    } finally {
+      turns.mockRestore();
+    }
+  });
+
+  it("counts every line that a stop could not hand over", async () => {
+    await start({ turns: 1, turnLines: 2, giveUpMs: 50 });
+    publish = () => Promise.reject(new Error("no"));
+    const [first, second] = [await sender(), await sender()];
+    first.socket.write("<13>a\n<13>b\n<13>c\n");
+    await expect.poll(() => calls.length).toBeGreaterThan(1);
+    const turns = vi.spyOn(Turns.prototype, "run");
+    try {
+      second.socket.write("<13>d\n");
+      await expect.poll(() => turns.mock.calls.length).toBe(1);
+    } finally {
+      turns.mockRestore();
+    }
+    await listener.stop();
+    expect(warnings.map((warning) => Number(/"lines":(\d+)/.exec(warning)?.[1]))).toEqual([3, 1]);
+  });
+
   it("tries again with the same ids until Kafka acknowledges", async () => {
     await start();
     let call = 0;
@@ -319,7 +387,9 @@ describe("a listener", () => {
     half.socket.write("<13>half");
     await expect.poll(() => calls.length).toBeGreaterThan(1);
     await listener.stop();
-    expect(warnings.join()).toMatch(/stopped before Kafka acknowledged .*"messages":1/);
+    expect(warnings.join()).toMatch(
+      /stopped before Kafka acknowledged .*"lines":1,"code":"not_acknowledged"/,
+    );
     expect(warnings.join()).toMatch(/unfinished line was dropped .*"bytes":8/);
   });
 });
