@@ -502,8 +502,8 @@ describe("an event's identity", () => {
           row["event_id"],
         ];
         if (first!["is_undated"] === 0) {
+          // A repeat may be marked: as long as it is the same row, that marks nothing as a copy of another.
           expect(identity(second!)).toEqual(identity(first!));
-          expect(second!["is_undated"]).toBe(0);
           seen.same++;
         } else seen.undated++;
       }),
