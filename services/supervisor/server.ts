@@ -17,5 +17,8 @@ await runMain(async () => {
   const engine = new Engine(new DockerApi(socketPath), stack, hostname());
   const log = (line: string) => console.log(`supervisor: ${line}`);
   log(`watches over ${stack}`);
-  await new Supervisor({ engine, stateFile, log }).run();
+  await new Supervisor({ engine, stateFile, log }).run().catch((error: unknown) => {
+    log(`ends, to be started again: ${error instanceof Error ? error.message : String(error)}`);
+    process.exit(1);
+  });
 });

@@ -17,6 +17,8 @@ export interface SupervisorOptions {
 const resyncMs = 15_000;
 /** One that ends within this time after it was started has not been helped. */
 const lastsMs = 30_000;
+/** How long it tries to reach a daemon that it has lost; longer than it takes until it looks again. */
+const lostMs = resyncMs + 5_000;
 /** How much of what happened before it began it asks for. */
 const historyMs = 10 * 60_000;
 
@@ -42,6 +44,7 @@ export class Supervisor {
   #looking = false;
   #lookAgain = false;
   #held = false;
+  #reachedAt = Date.now();
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
@@ -49,7 +52,11 @@ export class Supervisor {
     this.#nano = Math.max(this.#saved.nano, (Date.now() - historyMs) * 1e6);
   }
 
-  /** Runs until the process ends. */
+  /**
+   * Runs until it has lost the daemon.
+   * @throws when the daemon can't be reached for a while. A daemon that starts makes a new socket, and a container sees
+   * that only after a restart of its own; Docker restarts it.
+   */
   async run(): Promise<never> {
     const { engine, log } = this.#options;
     for (let pause = 250; ; pause = Math.min(pause * 2, 5_000)) {
@@ -69,6 +76,7 @@ export class Supervisor {
           if (event?.action !== "kill") this.#look(0);
         }
       } catch (error) {
+        if (Date.now() - this.#reachedAt > lostMs) throw error;
         log(`lost the daemon: ${messageOf(error)}; tries again`);
       }
       await sleep(pause);
@@ -90,6 +98,7 @@ export class Supervisor {
     let nextMs = resyncMs;
     try {
       nextMs = await this.#reconcile();
+      this.#reachedAt = Date.now();
     } catch (error) {
       // The events say when the daemon is back; this only waits.
       this.#options.log(`can't look: ${messageOf(error)}`);
