@@ -16,8 +16,8 @@ const run = promisify(execFile);
 /** It can't be done on this machine; nothing was broken. */
 export class CannotBreak extends Error {}
 
-/** Longest time that a service may take to stop, seconds; none needs it all. */
-const graceSeconds = 60;
+/** What a service has to stop, seconds: Docker's own default, as a person's `docker stop` has it. */
+const graceSeconds = 10;
 const anchorGraceSeconds = 1;
 const reloadPauseMs = 500;
 
@@ -25,6 +25,8 @@ export interface FaultsOptions {
   readonly tools: Tools;
   readonly topology: Topology;
   readonly log: (line: string) => void;
+  /** Is told when a node is off the network for good, before its containers end one by one. */
+  readonly lost: (node: string, at: number) => void;
 }
 
 export class Faults {
@@ -238,7 +240,9 @@ export class Faults {
 
   /** Takes nodes off the network for good: they are about to die. */
   async #cutOff(anchors: readonly string[]): Promise<number> {
-    return this.#drop(cut(await this.#cardsOf(anchors)));
+    const at = await this.#drop(cut(await this.#cardsOf(anchors)));
+    for (const node of anchors) this.#options.lost(node, at);
+    return at;
   }
 
   async #cut(fault: Extract<Fault, { do: "cut" }>, parts: Parts): Promise<number> {

@@ -48,7 +48,13 @@ export class Harness {
     const { tools, context, log } = options;
     const { topology } = context;
     this.#holders = new Holders(tools, topology);
-    this.#faults = new Faults({ tools, topology, log: (line) => log(`  ${line}`) });
+    this.#faults = new Faults({
+      tools,
+      topology,
+      log: (line) => log(`  ${line}`),
+      // A machine without power holds nothing, however long Docker takes to end the last of its containers.
+      lost: (node, at) => this.#holders.changes.push({ at, node, has: false }),
+    });
     // HAProxy itself answers here: what replicas behind it lose is measured by posts and reads.
     this.#probe = new Probe({
       host: topology.vip.address,
