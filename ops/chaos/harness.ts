@@ -21,9 +21,9 @@ import { removeTools, type Tools } from "./tools.ts";
 import { contract, judge, limitText, type Measured, type Result } from "./verdict.ts";
 
 /** Load before anything is broken, so that there is something to lose. */
-const calmMs = 700;
+const calmMs = 500;
 /** Nothing is asked of the stack right after the fault: the questions would disturb what clients see. */
-const watchMs = 2_000;
+const watchMs = 1_500;
 const pauseSeconds = 4;
 const settleMs = 90_000;
 const tokenSeconds = 4 * 3600;
@@ -122,7 +122,7 @@ export class Harness {
         return { ...head, seconds: seconds(), skipped: error.message, broken: [], missed: [] };
       }
       await sleep(watchMs);
-      const { at: healthyAt, unhealthy } = await this.#healthy(contract.healthySeconds);
+      const { at: healthyAt, unhealthy } = await this.#healthy(contract.healthySeconds, () => load.missing());
       await load.stop();
       const until = Date.now();
       const settlement = await this.#settle(client, load.ledger, name).catch((error: unknown) => {
@@ -141,6 +141,7 @@ export class Harness {
             : Math.max(0, Math.round((healthyAt - struck.ended) / 100) / 10),
         unhealthy,
         acknowledged: load.ledger.acknowledged,
+        settledSeconds: Math.round((Date.now() - until) / 100) / 10,
         ...settlement,
         wrong: load.wrong,
         overlap: overlapOf(this.#holders.changes, began, until),
@@ -153,9 +154,9 @@ export class Harness {
     }
   }
 
-  #healthy(limitSeconds: number) {
+  #healthy(limitSeconds: number, clients: () => readonly string[] = () => []) {
     const { context, tools } = this.#options;
-    return untilHealthy({ context, tools, holders: this.#holders }, limitSeconds);
+    return untilHealthy({ context, tools, holders: this.#holders, clients }, limitSeconds);
   }
 
   /** All steps of a scenario. @returns when the first fault began to count, and when the last one was over */

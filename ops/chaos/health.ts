@@ -5,13 +5,15 @@ import { ports } from "../../components/ports.ts";
 import { names, type Topology } from "../../components/topology.ts";
 import { type CheckContext, runChecks } from "../checks.ts";
 import { type Holders } from "./holders.ts";
-import { kafkaParts, zookeeperModes } from "./parts.ts";
+import { askBroker, zookeeperModes } from "./parts.ts";
 import { type Tools } from "./tools.ts";
 
 export interface HealthOptions {
   readonly context: CheckContext;
   readonly tools: Tools;
   readonly holders: Holders;
+  /** What the clients miss at this moment. @default nobody is asked */
+  readonly clients?: () => readonly string[];
 }
 
 const pauseMs = 300;
@@ -32,7 +34,7 @@ function doors(topology: Topology): Readonly<Record<string, string>> {
 }
 
 /** What is plainly not well yet, in a moment and without a command in any container. */
-async function ailing({ context: { topology }, tools, holders }: HealthOptions): Promise<string[]> {
+async function ailing({ context: { topology }, tools, holders, clients }: HealthOptions): Promise<string[]> {
   const problems: string[] = [];
   const ask = async (url: string, name: string) => {
     const status = await fetch(url, { signal: AbortSignal.timeout(1000) }).then(
@@ -53,10 +55,11 @@ async function ailing({ context: { topology }, tools, holders }: HealthOptions):
     for (const { Names, State } of all)
       if (State !== "running") problems.push(`${Names[0]?.slice(1) ?? "a container"} is ${State}`);
   };
-  const kafka = async () => {
-    const { behind } = await kafkaParts(topology);
-    if (behind > 0) problems.push(`${behind} partitions lack an in-sync replica`);
-  };
+  // Each is asked: one alone may not know yet that another is gone.
+  const kafka = topology.kafka.map(async (broker) => {
+    const { behind } = await askBroker(broker);
+    if (behind > 0) problems.push(`${broker.name}: ${behind} partitions lack an in-sync replica`);
+  });
   const zookeeper = async () => {
     const modes = await zookeeperModes(topology);
     if (modes.size !== topology.zookeeper.length) problems.push(`${modes.size} ZooKeepers serve`);
@@ -65,10 +68,11 @@ async function ailing({ context: { topology }, tools, holders }: HealthOptions):
     work.catch((error: unknown) => void problems.push((error as Error).message));
   await Promise.all([
     given(containers()),
-    given(kafka()),
+    ...kafka.map(given),
     given(zookeeper()),
     ...Object.entries(doors(topology)).map(([url, name]) => given(ask(url, name))),
   ]);
+  problems.push(...(clients?.() ?? []));
   if (holders.now.length !== 1) problems.push(`the VIP is held by ${holders.now.join(" and ") || "no node"}`);
   return problems;
 }

@@ -13,6 +13,8 @@ const repeatEvery = 10;
 /** A client without a read timeout waits for ever when the address moves under its request. */
 const readTimeoutMs = 4_000;
 const patienceMs = 180_000;
+/** In such a time there are many posts and reads. */
+const lateMs = 1_500;
 
 /** What an answer is to somebody who counts failures. */
 const errorOf = ({ status, text }: Answer): string => (status === 0 ? text : `status ${status}`);
@@ -55,6 +57,17 @@ export class Load {
       }
       await sleep(20);
     }
+  }
+
+  /** What has not been answered by success of late: posts, reads, or neither. */
+  missing(): string[] {
+    const since = Date.now() - lateMs;
+    const late = (attempts: readonly Attempt[]) =>
+      !attempts.slice(-100).some(({ at, ms, error }) => error === undefined && at + ms >= since);
+    return [
+      ...(late(this.posts) ? ["no post was acknowledged of late"] : []),
+      ...(late(this.reads) ? ["no read was answered of late"] : []),
+    ];
   }
 
   /** Ends it when the last post is decided. */

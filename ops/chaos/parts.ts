@@ -3,7 +3,7 @@
 import { connect } from "node:net";
 import { Admin } from "@platformatic/kafka";
 import { ports } from "../../components/ports.ts";
-import { names, type Topology } from "../../components/topology.ts";
+import { names, type Replica, type Topology } from "../../components/topology.ts";
 import { type Parts } from "./scenarios.ts";
 
 /** Who does what in Kafka, as slots; brokers' ids are their slots. */
@@ -14,34 +14,40 @@ export interface KafkaParts {
   readonly behind: number;
 }
 
-/** Asks whichever broker answers. Only their addresses are used: names don't resolve on this machine. */
-export async function kafkaParts(topology: Topology): Promise<KafkaParts> {
+/** What one broker knows. Only its address is used: names don't resolve on this machine. */
+export async function askBroker(broker: Replica): Promise<KafkaParts> {
+  const admin = new Admin({
+    clientId: "siem-ha-chaos",
+    bootstrapBrokers: [`${broker.node.address}:${ports.kafka.number}`],
+    timeout: 3000,
+    connectTimeout: 2000,
+    retries: false,
+  });
+  try {
+    const found = await admin.metadata({ topics: [names.eventsTopic, names.alertsTopic], forceUpdate: true });
+    const leader = found.topics.get(names.eventsTopic)?.partitions[0]?.leader;
+    if (leader === undefined || leader < 0) throw new Error("partition 0 has no leader");
+    const partitions = [...found.topics.values()].flatMap((topic) => topic.partitions);
+    return {
+      controller: found.controllerId,
+      leader,
+      behind: partitions.filter(({ isr, replicas }) => isr.length < replicas.length).length,
+    };
+  } catch (error) {
+    throw new Error(`${broker.name}: ${(error as Error).message}`, { cause: error });
+  } finally {
+    await admin.close().catch(() => undefined);
+  }
+}
+
+/** Asks whichever broker answers. */
+async function kafkaParts(topology: Topology): Promise<KafkaParts> {
   const errors: string[] = [];
   for (const broker of topology.kafka) {
-    const admin = new Admin({
-      clientId: "siem-ha-chaos",
-      bootstrapBrokers: [`${broker.node.address}:${ports.kafka.number}`],
-      timeout: 3000,
-      connectTimeout: 2000,
-      retries: false,
-    });
     try {
-      const found = await admin.metadata({
-        topics: [names.eventsTopic, names.alertsTopic],
-        forceUpdate: true,
-      });
-      const leader = found.topics.get(names.eventsTopic)?.partitions[0]?.leader;
-      if (leader === undefined || leader < 0) throw new Error("partition 0 has no leader");
-      const partitions = [...found.topics.values()].flatMap((topic) => topic.partitions);
-      return {
-        controller: found.controllerId,
-        leader,
-        behind: partitions.filter(({ isr, replicas }) => isr.length < replicas.length).length,
-      };
+      return await askBroker(broker);
     } catch (error) {
-      errors.push(`${broker.name}: ${(error as Error).message}`);
-    } finally {
-      await admin.close().catch(() => undefined);
+      errors.push((error as Error).message);
     }
   }
   throw new Error(`no broker says who leads: ${errors.join("; ")}`);

@@ -35,6 +35,7 @@ export interface Summary {
     readonly readsGapMs: number;
     readonly healthySeconds: number | undefined;
     readonly overlapMs: number;
+    readonly settledSeconds: number;
   };
   readonly acknowledged: number;
   readonly lost: number;
@@ -78,6 +79,7 @@ export function summarize(results: readonly Result[]): Summary[] {
               readsGapMs: most(({ reads }) => reads.longestGapMs),
               healthySeconds: mostOrNever(({ healthySeconds }) => healthySeconds),
               overlapMs: most(({ overlap }) => overlap.longestMs),
+              settledSeconds: most(({ settledSeconds }) => settledSeconds),
             },
           }),
       acknowledged: sum(({ acknowledged }) => acknowledged),
@@ -106,6 +108,7 @@ const columns = [
   "posts: failed, longest wait",
   "reads: failed, longest wait",
   "all well after",
+  "all stored after",
   "two holders",
   "acknowledged",
   "lost",
@@ -127,6 +130,7 @@ function cells(summary: Summary): string[] {
     `${worst.postsFailed}, ${secondsOf(worst.postsGapMs)}`,
     `${worst.readsFailed}, ${secondsOf(worst.readsGapMs)}`,
     worst.healthySeconds === undefined ? "never" : `${worst.healthySeconds.toFixed(1)} s`,
+    `${worst.settledSeconds.toFixed(1)} s`,
     `${worst.overlapMs} ms`,
     ...end,
   ];
@@ -202,6 +206,7 @@ the virtual IP, and keeps account of every event.
   longest time in which no post, or no read, was answered by success.
 - **All well after**: from the end of the fault until every check of \`npm run verify\` passes (without its probe event,
   because the load proves more).
+- **All stored after**: from the last post until the API and every ClickHouse replica had all that was acknowledged.
 - **Two holders**: the longest time in which the address stood on both nodes, by the kernel's own messages.
 - **Lost, twice**: acknowledged events, id by id, that the API doesn't show or that any of the three ClickHouse replicas
   lacks; events that readers see more than once.

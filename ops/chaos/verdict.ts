@@ -24,6 +24,8 @@ export interface Measured {
   /** Checks that failed to the end. */
   readonly unhealthy: readonly string[];
   readonly acknowledged: number;
+  /** From the last post until the API and each of the replicas had all that was acknowledged, seconds. */
+  readonly settledSeconds: number;
   /** Ids that were acknowledged and are not there, by the API or on a replica. */
   readonly lost: readonly string[];
   /** Ids that readers see more than once. */

@@ -20,6 +20,7 @@ const kept: Measured = {
   healthySeconds: 4.2,
   unhealthy: [],
   acknowledged: 500,
+  settledSeconds: 1.5,
   lost: [],
   twice: [],
   uninvited: [],
