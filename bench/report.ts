@@ -1,13 +1,8 @@
 // Writes what a benchmark measured into docs/benchmarks.md, with the command, the date and the machine.
 
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { cpus, release, totalmem } from "node:os";
-import { join } from "node:path";
-import { format, resolveConfig } from "prettier";
-import { root } from "../ops/workspace.ts";
+import { machine, putSection } from "../ops/section.ts";
 
-const path = join(root, "docs/benchmarks.md");
+const file = "docs/benchmarks.md";
 
 /** The middle one; of an even number, the mean of the two. */
 export function median(values: readonly number[]): number {
@@ -29,31 +24,13 @@ export function verdict(
   return `${ratio.toFixed(2)} × (asked: ${limit} ×, ${ok ? "met" : "**missed**"})`;
 }
 
-function machine(): string {
-  const [cpu] = cpus();
-  const server = execFileSync("docker", ["version", "--format", "{{.Server.Version}}"], { encoding: "utf8" });
-  return `${cpus().length} × ${cpu?.model.trim() ?? "unknown processor"}, ${Math.round(totalmem() / 1024 ** 3)} GiB, Linux ${release()}, Docker ${server.trim()}, Node ${process.versions.node}`;
-}
-
 /** Puts a section into docs/benchmarks.md in place of the one before, and prints it. */
 export async function report(name: string, title: string, text: string): Promise<void> {
-  const marker = (part: string) => `<!-- ${name} ${part} -->`;
-  const section = `${marker("begin")}
-
-## ${title}
+  const section = `## ${title}
 
 \`npm run bench -- ${name}\` on ${new Date().toISOString().slice(0, 10)}, ${machine()}.
 
-${text.trim()}
-
-${marker("end")}`;
-  const before = existsSync(path) ? readFileSync(path, "utf8") : "# Benchmarks\n";
-  const from = before.indexOf(marker("begin"));
-  const to = before.indexOf(marker("end"));
-  const after =
-    from === -1
-      ? `${before}\n${section}\n`
-      : before.slice(0, from) + section + before.slice(to + marker("end").length);
-  writeFileSync(path, await format(after, { ...(await resolveConfig(path)), filepath: path }));
+${text.trim()}`;
+  await putSection(file, name, section, "# Benchmarks\n");
   process.stdout.write(`${section}\n`);
 }

@@ -10,13 +10,15 @@ export interface Command {
   readonly stack: string;
   /** Said when it is interrupted: in what state things are, and what to do. */
   readonly whereItStands: () => string;
+  /** Done after a Ctrl-C, before the command ends. @default nothing */
+  readonly cleanUp?: () => Promise<void>;
   readonly run: () => Promise<void>;
 }
 
 /** Runs it, and sets the exit code: 1 for an error, 130 for a Ctrl-C. */
-export async function alone({ name, stack, whereItStands, run }: Command): Promise<void> {
+export async function alone({ name, stack, whereItStands, cleanUp, run }: Command): Promise<void> {
   const say = (line: string) => process.stderr.write(`${line}\n`);
-  listen(say, whereItStands);
+  listen(say, whereItStands, cleanUp);
   try {
     await take(lockOf(stack), name);
     await run();

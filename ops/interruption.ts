@@ -51,8 +51,13 @@ export async function interrupted(): Promise<{ readonly signal: Signal; readonly
 /**
  * From now on a signal stops the engine in order, if it is at work, and ends the process at once if it is not. The
  * second one stops the engine at once.
+ * @param cleanUp what must be done before the process ends; a second signal does not wait for it
  */
-export function listen(print: (line: string) => void, whereItStands: () => string): void {
+export function listen(
+  print: (line: string) => void,
+  whereItStands: () => string,
+  cleanUp?: () => Promise<void>,
+): void {
   let last = 0;
   // A terminal that was closed takes no more lines; that must not end the engine's orderly stop.
   process.stdout.on("error", () => undefined);
@@ -67,8 +72,17 @@ export function listen(print: (line: string) => void, whereItStands: () => strin
       const operations = [...running].filter(({ operation }) => operation);
       if (operations.length === 0) {
         if (running.size > 0 && !again) return;
-        print(whereItStands());
-        process.exit(codes[received]);
+        const code = codes[received];
+        const end = () => {
+          print(whereItStands());
+          process.exit(code);
+        };
+        if (cleanUp === undefined || again) end();
+        else
+          void cleanUp()
+            .catch((error: unknown) => print((error as Error).message))
+            .finally(end);
+        return;
       }
       print(
         again

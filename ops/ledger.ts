@@ -46,11 +46,23 @@ export function isPassing(status: number): boolean {
   return status === 0 || status === 429 || status >= 500;
 }
 
-/** Posts until the platform has decided, as a careful client does. @throws when it has not after `patienceMs`. */
-export async function postUntilDecided(client: Client, given: Post, patienceMs = 90_000): Promise<Answer> {
+export interface Care {
+  /** How long it tries, milliseconds. @default 90 s */
+  readonly patienceMs?: number;
+  /** How long it waits for one answer, milliseconds. @default 15 s */
+  readonly timeoutMs?: number;
+  /** Is told of every attempt. */
+  readonly attempted?: (answer: Answer, began: number) => void;
+}
+
+/** Posts until the platform has decided, as a careful client does. @throws when it has not after its patience. */
+export async function postUntilDecided(client: Client, given: Post, care: Care = {}): Promise<Answer> {
+  const { patienceMs = 90_000, timeoutMs, attempted } = care;
   const deadline = Date.now() + patienceMs;
   for (;;) {
-    const answer = await post(client, given);
+    const began = Date.now();
+    const answer = await post(client, given, timeoutMs);
+    attempted?.(answer, began);
     if (!isPassing(answer.status)) return answer;
     if (Date.now() > deadline) {
       throw new Error(`undecided for ${patienceMs / 1000} s; last: ${answer.status} ${answer.text}`);

@@ -200,7 +200,7 @@ while :; do
       give_up "another node has it too, and the witness can't be reached"
     elif [[ "$lease" == young ]]; then
       doubts=0
-    elif wait_for=0.1 && ((++doubts >= 2)); then
+    elif wait_for=0.02 && ((++doubts >= 2)); then
       give_up "neither the witness nor another load balancer can be reached"
     fi
   else

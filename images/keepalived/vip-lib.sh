@@ -9,7 +9,7 @@ umask 077
 # How long a lease lasts, and how many seconds one question to the witness or to a peer may take. A holder that gets no
 # answer has let go before its lease ends, so that the next one's begins when this one holds no more.
 lease_ms=1500
-ask_seconds=0.3
+ask_seconds=0.25
 
 log() { echo "vip: $*" >&2; }
 
@@ -110,13 +110,20 @@ ask_peers() {
 # stands if a peer confirms it; a node that sees neither must assume that it is the one cut off.
 # Sets `lease` as ask_lease does, and `peers` where they were asked.
 may_hold() {
+  local beside=""
   peers=""
+  # Nobody has answered the last time: both are asked at once, so that a node that is cut off lets go the sooner.
+  ((${doubts:-0} == 0)) || exec {beside}< <(ask_peers && echo "$peers")
   ask_lease
+  if [[ -n "$beside" ]]; then
+    read -r peers <&"$beside"
+    exec {beside}<&-
+  fi
   case "$lease" in
     granted) return 0 ;;
     refused) return 1 ;;
   esac
-  ask_peers
+  [[ -n "$peers" ]] || ask_peers
   [[ "$peers" == free ]] && return 0
   # Both claim it, and nobody is there to settle it: the first by rank keeps it.
   [[ "$peers" == holds && "$RANK" == first ]]

@@ -94,7 +94,7 @@ const proxyLimitMs = 100;
 /** How much longer than VRRP's own limit a lost node may take. */
 const nodeFactor = 1.15;
 /** Longer than the sessions in ZooKeeper last, so that others take over. */
-const longSeconds = 10;
+const longSeconds = 8;
 const shortSeconds = 4;
 
 /** The VRRP limit that counts here: that of the node with the lower priority, which waits longest. */

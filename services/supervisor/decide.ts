@@ -32,7 +32,9 @@ export type Fate =
 /** What is known of containers beyond what Docker says, by id. */
 export interface Memory {
   readonly fates: ReadonlyMap<string, Fate>;
-  /** Which end of a container its address has been taken off for: id → `finishedAt`. */
+  /** Since when frozen containers are frozen, milliseconds since 1970. */
+  readonly frozen: ReadonlyMap<string, number>;
+  /** Which end, or which freeze, of a container its address has been taken off for: id → when it was. */
   readonly released: ReadonlyMap<string, number>;
   /** Starts that failed or did not last: how many in a row, and when the next may be. */
   readonly failures: ReadonlyMap<string, { readonly count: number; readonly until: number }>;
@@ -50,6 +52,8 @@ export interface Action {
   readonly container: Container;
   /** The container whose network it shares. */
   readonly anchor?: Container;
+  /** Of a release: the end or the freeze that it is for. */
+  readonly since?: number;
   readonly why: string;
 }
 
@@ -78,7 +82,7 @@ export function backOffMs(failures: number): number {
 
 /** Decides about everything at once. */
 export function decide(world: World): Decision {
-  const { containers, fates, released, failures, heldUntil, now } = world;
+  const { containers, fates, frozen, released, failures, heldUntil, now } = world;
   const actions: Action[] = [];
   const complaints: string[] = [];
   const later: number[] = [];
@@ -97,16 +101,18 @@ export function decide(world: World): Decision {
     const fate = fates.get(id) ?? "ended";
     const ended = state === "exited" || state === "dead";
 
-    // Two nodes with one address are worse than anything that a hold protects from.
+    // Two nodes with one address are worse than anything that a hold protects from. A frozen keeper of it says nothing
+    // to the other load balancer either.
+    const since = ended ? container.finishedAt : state === "paused" ? frozen.get(id) : undefined;
     if (
-      ended &&
+      since !== undefined &&
       address !== undefined &&
       anchor?.state === "running" &&
-      released.get(id) !== container.finishedAt
+      released.get(id) !== since
     ) {
-      const why = `${name} has ended and may have left it behind`;
-      const due = container.finishedAt + releaseDelayMs;
-      if (due <= now) actions.push({ do: "release", container, anchor, why });
+      const why = `${name} ${ended ? "has ended" : "is frozen"} and may have left it behind`;
+      const due = since + releaseDelayMs;
+      if (due <= now) actions.push({ do: "release", container, anchor, since, why });
       else later.push(due);
     }
     if (joins !== undefined && anchor === undefined) {

@@ -7,7 +7,7 @@ import { type DockerApi, DockerError } from "./docker-api.ts";
 import { type ContainerEvent } from "./fates.ts";
 import { addressLabel, holdLabel, holdUntilLabel } from "./labels.ts";
 
-/** Something happened; `event` is missing where it is about a hold. */
+/** Something happened; `event` is missing where it is about a hold, or a container that was frozen or thawed. */
 export interface Happening {
   readonly event?: ContainerEvent;
   /** When, nanoseconds since 1970, as Docker counts. */
@@ -97,7 +97,7 @@ export class Engine {
       since: (sinceNano / 1e9).toFixed(9),
       filters: JSON.stringify({
         type: ["container", "volume"],
-        event: ["kill", "die", "stop", "start", "destroy", "create"],
+        event: ["kill", "die", "stop", "start", "pause", "unpause", "destroy", "create"],
       }),
     });
     for await (const line of createInterface({ input: stream, crlfDelay: Infinity })) {
@@ -109,6 +109,10 @@ export class Engine {
       }
       if (Actor.Attributes[names.label] !== this.#stack || Actor.ID.startsWith(this.#self)) continue;
       if (Action === "create") continue;
+      if (Action === "pause" || Action === "unpause") {
+        yield { nano: timeNano };
+        continue;
+      }
       yield {
         nano: timeNano,
         event: {

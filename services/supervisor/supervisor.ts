@@ -32,6 +32,7 @@ interface Saved {
 export class Supervisor {
   readonly #options: SupervisorOptions;
   readonly #fates = new Fates();
+  readonly #frozen = new Map<string, number>();
   readonly #released = new Map<string, number>();
   readonly #failures = new Map<string, { count: number; until: number }>();
   /** When it last started each container itself. */
@@ -132,11 +133,15 @@ export class Supervisor {
       if (!fates.has(id) && this.#saved.stopped[id] === finishedAt) fates.set(id, "stopped");
     }
     this.#save(containers, fates);
+    const paused = containers.filter(({ state }) => state === "paused").map(({ id }) => id);
+    for (const id of this.#frozen.keys()) if (!paused.includes(id)) this.#frozen.delete(id);
+    for (const id of paused) if (!this.#frozen.has(id)) this.#frozen.set(id, now);
     const { actions, complaints, again } = decide({
       now,
       containers,
       heldUntil,
       fates,
+      frozen: this.#frozen,
       released: this.#released,
       failures: this.#failures,
     });
@@ -161,7 +166,7 @@ export class Supervisor {
         case "release":
           if (anchor !== undefined && (await engine.release(container, anchor)))
             log(`took ${container.address ?? ""} off ${anchor.name} in ${Date.now() - began} ms: ${why}`);
-          this.#released.set(id, container.finishedAt);
+          this.#released.set(id, action.since ?? container.finishedAt);
           break;
         case "start":
           this.#startedAt.set(id, began);

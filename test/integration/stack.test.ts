@@ -10,6 +10,8 @@ import { holdsVip } from "../../components/edge/load-balancers.ts";
 import { names, plan, type Replica } from "../../components/topology.ts";
 import { entry } from "../../ops/entry.ts";
 import { connect, inContainer, inventory, localReach, shell } from "../../ops/daemon.ts";
+import { chaosLabel } from "../../ops/chaos/tools.ts";
+import { type Result } from "../../ops/chaos/verdict.ts";
 import { root, stackConfig } from "../../ops/workspace.ts";
 import { feedThroughUpheaval } from "./upheaval.ts";
 
@@ -343,6 +345,26 @@ describe.skipIf(!reachable)("a stack's life", () => {
       ]);
       expect(Number(stored), replica.name).toBeGreaterThanOrEqual(acknowledged);
     }
+  });
+
+  it("keeps the failover contract under load, by the fast half of it", async () => {
+    const file = join(state, "chaos.json");
+    const said = await succeeds(
+      ...(["chaos/chaos", "--fast", "-s", stackName, "--break-stack", stackName, "--json", file] as const),
+    );
+    console.log(said.trim());
+    const { results } = JSON.parse(readFileSync(file, "utf8")) as { results: Result[] };
+    expect(results).toHaveLength(6);
+    for (const { scenario, measured, broken } of results) {
+      expect(broken, scenario).toEqual([]);
+      expect(measured, scenario).toMatchObject({ lost: [], twice: [], uninvited: [], manualSteps: 0 });
+      expect(measured?.acknowledged, scenario).toBeGreaterThan(0);
+    }
+    // Nothing of it stays, and nothing is left paused or down.
+    const left = await docker.listContainers({ all: true, filters: { label: [`${chaosLabel}=${label}`] } });
+    expect(left).toEqual([]);
+    const states = (await inventory(docker, label)).containers.map(({ state: running }) => running);
+    expect(new Set(states)).toEqual(new Set(["running"]));
   });
 
   it("changes nothing the second time", async () => {

@@ -28,8 +28,13 @@ console.log("engine");
     `import { apart, interrupted, listen } from ${JSON.stringify(join(import.meta.dirname, "../../ops/interruption.ts"))};
 const [kind, manner] = process.argv.slice(2);
 const print = (line) => console.log(line);
-listen(print, () => "it stands here");
-if (kind === "nothing") {
+// As if it took something back.
+const cleanUp = () => {
+  print("cleans up");
+  return new Promise((resolve) => setTimeout(() => (print("cleaned up"), resolve()), manner === "slowly" ? 15000 : 300));
+};
+listen(print, () => "it stands here", kind === "breaks" ? cleanUp : undefined);
+if (kind === "nothing" || kind === "breaks") {
   print("engine");
   setTimeout(() => undefined, 20000);
 } else {
@@ -98,6 +103,24 @@ describe("a signal", () => {
     expect(await run(["nothing"], [["engine", "SIGINT"]])).toEqual({
       code: 130,
       said: "engine\nit stands here\n",
+    });
+  });
+
+  it("lets a command take back what it has done before it ends", async () => {
+    expect(await run(["breaks", "quickly"], [["engine", "SIGINT"]])).toEqual({
+      code: 130,
+      said: "engine\ncleans up\ncleaned up\nit stands here\n",
+    });
+  });
+
+  it("that comes again does not wait for that", async () => {
+    const signals: [string, NodeJS.Signals][] = [
+      ["engine", "SIGINT"],
+      ["cleans up", "SIGINT"],
+    ];
+    expect(await run(["breaks", "slowly"], signals)).toEqual({
+      code: 130,
+      said: "engine\ncleans up\nit stands here\n",
     });
   });
 

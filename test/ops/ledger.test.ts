@@ -64,6 +64,15 @@ describe("a careful client", () => {
     expect(answer).toEqual({ status: 202, text: '{"accepted":1}' });
   });
 
+  it("tells of every attempt, and loses patience", async () => {
+    const ingest = await answering([503, {}], [202, {}]);
+    const attempts: number[] = [];
+    const client = { ingest, api: ingest, token: "t" };
+    await postUntilDecided(client, given, { attempted: ({ status }) => attempts.push(status) });
+    expect(attempts).toEqual([503, 202]);
+    await expect(postUntilDecided(client, given, { patienceMs: -1 })).rejects.toThrow(/undecided.*last: 500/);
+  });
+
   it("reads page by page, and asks again for one that failed", async () => {
     const event = (event_id: string) => ({ event_id, raw_event: "", event_timestamp: 1 });
     const api = await answering(

@@ -41,16 +41,25 @@ const dead = (container: Container, agoMs: number): Container => ({
 interface Case {
   readonly containers: readonly Container[];
   readonly fates?: Readonly<Record<string, Fate>>;
+  readonly frozen?: Readonly<Record<string, number>>;
   readonly released?: Readonly<Record<string, number>>;
   readonly failures?: Readonly<Record<string, { count: number; until: number }>>;
   readonly heldUntil?: number;
 }
-const decided = ({ containers, fates = {}, released = {}, failures = {}, heldUntil = 0 }: Case) => {
+const decided = ({
+  containers,
+  fates = {},
+  frozen = {},
+  released = {},
+  failures = {},
+  heldUntil = 0,
+}: Case) => {
   const world: World = {
     now,
     containers,
     heldUntil,
     fates: new Map(Object.entries(fates)),
+    frozen: new Map(Object.entries(frozen)),
     released: new Map(Object.entries(released)),
     failures: new Map(Object.entries(failures)),
   };
@@ -173,6 +182,30 @@ describe("the supervisor decides", () => {
         released: { g1: now - 2 * long },
       },
       does("release keepalived-1"),
+    ],
+    "to take it off a node whose keeper of it is frozen, once the other can have it": [
+      { containers: [anchor, { ...guest, state: "paused", address }], frozen: { g1: now - 100 } },
+      at(releaseDelayMs - 100),
+    ],
+    "to take it off once for each freeze": [
+      {
+        containers: [anchor, { ...guest, state: "paused", address }],
+        frozen: { g1: now - long },
+        released: { g1: now - long },
+      },
+      nothing,
+    ],
+    "to take it off again for the next freeze": [
+      {
+        containers: [anchor, { ...guest, state: "paused", address }],
+        frozen: { g1: now - 1_000 },
+        released: { g1: now - long },
+      },
+      does("release keepalived-1"),
+    ],
+    "nothing about others that are frozen": [
+      { containers: [anchor, { ...guest, state: "paused" }], frozen: { g1: now - long } },
+      nothing,
     ],
     "no release where the network has ended with the anchor": [
       { containers: [dead(anchor, long), { ...dead(guest, long), address }], fates: { a1: "stopped" } },

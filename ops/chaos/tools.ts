@@ -1,0 +1,90 @@
+// Containers that a chaos run puts beside the stack: they join a node's network, carry a label of their own so that
+// the supervisor leaves them alone, and are removed by it.
+
+import { execFile, spawn } from "node:child_process";
+import { promisify } from "node:util";
+import type Docker from "dockerode";
+
+const run = promisify(execFile);
+
+/** On every container of a chaos run; its value is the stack's label. */
+export const chaosLabel = "siem-ha.chaos";
+
+export interface Tools {
+  readonly docker: Docker;
+  readonly dockerHost: string;
+  /** Label of the stack. */
+  readonly label: string;
+  /** The image with `ip` and `nft`. */
+  readonly image: string;
+}
+
+const argumentsOf = ({ dockerHost, label }: Tools, container: string): string[] => [
+  ...["-H", dockerHost, "run", "--rm", "--label", `${chaosLabel}=${label}`],
+  ...[`--network=container:${container}`, "--cap-drop=ALL", "--security-opt=no-new-privileges"],
+  ...["--log-driver=none", "--memory=64m"],
+];
+
+/** Runs a shell line in a node's network, with the right to change it. @throws with its own message */
+export async function inNetwork(tools: Tools, container: string, line: string): Promise<string> {
+  try {
+    const all = [...argumentsOf(tools, container), "--cap-add=NET_ADMIN", tools.image, "sh", "-c", line];
+    return (await run("docker", all, { timeout: 60_000 })).stdout;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    throw new Error(`in the network of ${container}: ${(stderr?.trim() || message).split("\n").at(-1)}`, {
+      cause: error,
+    });
+  }
+}
+
+let watches = 0;
+
+/** Runs a shell line in a node's network until it is ended, and passes on what it says. @returns what ends it */
+export function besideIn(
+  tools: Tools,
+  container: string,
+  line: string,
+  hear: (line: string) => void,
+): () => void {
+  const name = `${tools.label}-chaos-${process.pid}-${++watches}`;
+  const child = spawn(
+    "docker",
+    [...argumentsOf(tools, container), "--name", name, tools.image, "sh", "-c", line],
+    {
+      stdio: ["ignore", "pipe", "ignore"],
+      // A Ctrl-C is for the command, which ends this in its own time.
+      detached: true,
+    },
+  );
+  let rest = "";
+  child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop() ?? "";
+    for (const each of lines) hear(each);
+  });
+  return () => {
+    // One that is just starting is removed with all others at the end of the run.
+    tools.docker
+      .getContainer(name)
+      .remove({ force: true })
+      .catch(() => undefined);
+  };
+}
+
+/** Removes what this run, or one that was killed, has left. */
+export async function removeTools({ docker, label }: Pick<Tools, "docker" | "label">): Promise<void> {
+  const left = await docker.listContainers({
+    all: true,
+    filters: { label: [`${chaosLabel}=${label}`] },
+  });
+  for (const { Id } of left) {
+    await docker
+      .getContainer(Id)
+      .remove({ force: true })
+      .catch((error: unknown) => {
+        // With --rm it goes by itself too.
+        if (![404, 409].includes((error as { statusCode?: number }).statusCode ?? 0)) throw error;
+      });
+  }
+}

@@ -1,0 +1,111 @@
+// What one scenario measured, and what the contract says of it. Pure.
+
+import { type Seen } from "./outage.ts";
+import { type Overlap } from "./overlap.ts";
+import { type Scenario } from "./scenarios.ts";
+
+/** The contract for every scenario. */
+export const contract = {
+  /** Longest time that two nodes may have the virtual IP at once, milliseconds. */
+  overlapMs: 1_000,
+  /** Longest time from the end of the fault until every check passes, seconds. */
+  healthySeconds: 180,
+} as const;
+
+export interface Measured {
+  /** What clients saw: new connections to the VIP every ten milliseconds, posts, and reads. */
+  readonly vip: Seen;
+  readonly posts: Seen;
+  readonly reads: Seen;
+  /** From the fault to the first answer through the VIP after a failed request; 0 where none failed. */
+  readonly firstAnswerMs: number | undefined;
+  /** From the end of the last fault until every check passed; undefined if that never was. */
+  readonly healthySeconds: number | undefined;
+  /** Checks that failed to the end. */
+  readonly unhealthy: readonly string[];
+  readonly acknowledged: number;
+  /** From the last post until the API and each of the replicas had all that was acknowledged, seconds. */
+  readonly settledSeconds: number;
+  /** Ids that were acknowledged and are not there, by the API or on a replica. */
+  readonly lost: readonly string[];
+  /** Ids that readers see more than once. */
+  readonly twice: readonly string[];
+  /** Ids that readers see although nobody sent them. */
+  readonly uninvited: readonly string[];
+  /** Answers to clients that must never come. */
+  readonly wrong: readonly string[];
+  readonly overlap: Overlap;
+  /** Always 0: the harness only takes back the fault itself. */
+  readonly manualSteps: 0;
+}
+
+export interface Result {
+  readonly scenario: string;
+  readonly breaks: string;
+  readonly heals: Scenario["heals"];
+  readonly began: string;
+  /** All of it: load, fault, healing and settlement. */
+  readonly seconds: number;
+  /** Why it could not be done here. @default it was done */
+  readonly skipped?: string;
+  readonly measured?: Measured;
+  /** Promise of the contract that was broken. */
+  readonly broken: readonly string[];
+  /** Time limits that were missed: a loaded machine does that too. */
+  readonly missed: readonly string[];
+  /** The limit for clients of the VIP, for people. */
+  readonly limit?: string;
+}
+
+const some = (ids: readonly string[]) =>
+  `${ids.slice(0, 3).join(", ")}${ids.length > 3 ? `, and ${ids.length - 3} more` : ""}`;
+
+/** What was broken and what was missed. */
+export function judge(
+  { promise }: Pick<Scenario, "promise">,
+  measured: Measured,
+): Pick<Result, "broken" | "missed"> {
+  const broken: string[] = [];
+  const missed: string[] = [];
+  const { lost, twice, uninvited, wrong, overlap, healthySeconds, unhealthy, vip } = measured;
+  if (measured.acknowledged === 0) broken.push("no event was acknowledged, so nothing is proved");
+  if (vip.requests === vip.failed) broken.push("no request of the VIP's client was answered");
+  if (lost.length > 0) broken.push(`${lost.length} acknowledged events are lost: ${some(lost)}`);
+  if (twice.length > 0) broken.push(`readers see ${twice.length} events twice: ${some(twice)}`);
+  if (uninvited.length > 0)
+    broken.push(`readers see ${uninvited.length} events that nobody sent: ${some(uninvited)}`);
+  if (wrong.length > 0) broken.push(some(wrong));
+  if (overlap.longestMs > contract.overlapMs)
+    broken.push(`two nodes had the VIP for ${overlap.longestMs} ms (allowed: ${contract.overlapMs})`);
+  if (healthySeconds === undefined)
+    broken.push(`not healthy after ${contract.healthySeconds} s: ${some(unhealthy)}`);
+  switch (promise?.limit) {
+    case "outage":
+      if (vip.outageMs > promise.ms)
+        missed.push(`the VIP was out for ${vip.outageMs} ms (limit: ${promise.what}, ${promise.ms} ms)`);
+      break;
+    case "failed requests":
+      if (vip.failed > promise.most)
+        missed.push(`${vip.failed} of ${vip.requests} requests failed (limit: ${promise.most})`);
+      break;
+    case undefined:
+  }
+  return { broken, missed };
+}
+
+/** The limit of a scenario, as a table shows it. */
+export function limitText({ promise }: Pick<Scenario, "promise">): string | undefined {
+  switch (promise?.limit) {
+    case "outage":
+      return `${promise.ms} ms`;
+    case "failed requests":
+      return `${promise.most} failed`;
+    case undefined:
+      return undefined;
+  }
+}
+
+/** 1 if the contract was broken, or, strictly, if a time limit was missed. */
+export function exitCodeOf(results: readonly Result[], strict: boolean): 0 | 1 {
+  return results.some(({ broken, missed }) => broken.length > 0 || (strict && missed.length > 0)) ? 1 : 0;
+}
