@@ -132,8 +132,9 @@ export class Harness {
       const vip = within(this.#probe.attempts, began, until);
       const measured: Measured = {
         vip: seen(vip),
-        posts: seen(load.posts),
-        reads: seen(load.reads),
+        // The checks that settle it take the processors that the clients need: what they cost is no fault's doing.
+        posts: seen(within(load.posts, began, healthyAt ?? until)),
+        reads: seen(within(load.reads, began, healthyAt ?? until)),
         firstAnswerMs: firstAnswerAfter(vip, struck.at),
         healthySeconds:
           healthyAt === undefined

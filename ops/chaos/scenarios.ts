@@ -266,6 +266,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
         breaks: `${text} in turn is killed`,
         heals: "by the supervisor",
         steps: each((victims) => ({ do: "kill", victims })),
+        pauseSeconds: 3,
         area: service,
         ...(service === "ingestor" ? { fast: true } : {}),
       },
