@@ -410,6 +410,11 @@ export function labelOf({ local: { prefix } }: SiemConfig, stack: string): strin
   return prefix === "" ? stack : `${prefix}/${stack}`;
 }
 
+/** The label as the beginning of a Docker name, in which a slash is not allowed. */
+export function nameFrom(label: string): string {
+  return label.replace("/", ".");
+}
+
 /** Images that the team brings instead of ours. */
 export function replacementsOf({ api, ingestor }: SiemConfig): Partial<Record<OwnImage, string>> {
   return {

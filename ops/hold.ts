@@ -1,6 +1,7 @@
 // Says to the supervisor that somebody is at work on the stack: a volume with a deadline, which it honours.
 
 import type Docker from "dockerode";
+import { nameFrom } from "../components/config.ts";
 import { holdLabel, holdUntilLabel } from "../services/supervisor/labels.ts";
 
 /** A writer that dies leaves its hold for this long. */
@@ -10,8 +11,7 @@ const renewMs = 60_000;
 /** Runs the work while the supervisor of this stack stands back. */
 export async function withHold<T>(docker: Docker, stack: string, work: () => Promise<T>): Promise<T> {
   // Labels can't be changed, so a renewal is the other of two volumes, made before the first one goes.
-  // The slash between prefix and stack can be in no volume's name.
-  const name = stack.replace("/", ".");
+  const name = nameFrom(stack);
   const volumes = [`${name}-hold-a`, `${name}-hold-b`] as const;
   const remove = (name: string) =>
     docker

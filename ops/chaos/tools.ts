@@ -4,6 +4,7 @@
 import { execFile, spawn } from "node:child_process";
 import { promisify } from "node:util";
 import type Docker from "dockerode";
+import { nameFrom } from "../../components/config.ts";
 
 const run = promisify(execFile);
 
@@ -47,7 +48,7 @@ export function besideIn(
   line: string,
   hear: (line: string) => void,
 ): () => void {
-  const name = `${tools.label}-chaos-${process.pid}-${++watches}`;
+  const name = `${nameFrom(tools.label)}-chaos-${process.pid}-${++watches}`;
   const child = spawn(
     "docker",
     [...argumentsOf(tools, container), "--name", name, tools.image, "sh", "-c", line],
