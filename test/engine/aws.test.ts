@@ -94,6 +94,9 @@ const placed = (): Record<string, string[]> => {
         node.alias,
         "supervisor",
         ...all.filter((replica) => replica.node === node).map((replica) => replica.alias),
+        ...topology.clickhouse
+          .filter((replica) => replica.node === node)
+          .map(({ alias }) => `${alias}-retention`),
         // The arbiter between the two that share the address.
         ...(node.alias === "lb-node-3" ? ["witness"] : []),
       ].sort(),
