@@ -1,6 +1,7 @@
 // `npm run bench -- NAME`: measures one thing beside something comparable, and writes it into docs/benchmarks.md.
 
 import { Command } from "commander";
+import { toItsEnd } from "../ops/command.ts";
 import { benchEvents } from "./events.ts";
 import { benchIdle } from "./idle.ts";
 import { benchUp } from "./up.ts";
@@ -24,11 +25,4 @@ program
   .description("throughput, delay and memory of the running stack, beside a plain Kafka producer")
   .option(...stack, "local")
   .action(({ stack: name }: { stack: string }) => benchEvents(name));
-try {
-  await program.parseAsync();
-} catch (error) {
-  process.stderr.write(`${(error as Error).message}\n`);
-  process.exitCode = 1;
-}
-// Connections to Docker and to the engine would keep the process alive.
-process.exit();
+await toItsEnd(() => program.parseAsync());

@@ -15,13 +15,10 @@ import {
 } from "./config-problems.ts";
 import { type OwnImage } from "./images.ts";
 import { planAddresses } from "./network/addresses.ts";
-import { plan, type Topology, zones } from "./topology.ts";
+import { plan, tenantPattern, type Topology, zones } from "./topology.ts";
 
 /** The project's name in Pulumi.yaml, with which its keys begin. */
 export const project = "siem-ha";
-
-/** Tenant names, as the services take them too: they end up in keys and queries. */
-export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
 const octet = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const heap = (least: number) => z.int().min(least).max(65536);

@@ -58,6 +58,10 @@ export interface Topology {
   readonly zookeeper: readonly Replica[];
   readonly kafka: readonly Replica[];
   readonly clickhouse: readonly Replica[];
+  /** What removes old events, beside each ClickHouse replica. */
+  readonly retention: readonly Replica[];
+  /** Mends what Docker leaves broken: one a host, by the same name on each. */
+  readonly supervisor: { readonly name: string; readonly alias: string };
 }
 
 /** Zones, and nodes of each role: one a zone. */
@@ -85,6 +89,9 @@ export const names = {
   /** Label on everything the stack makes in Docker; `down` and the tests look for leftovers by it. */
   label: "siem-ha.stack",
 } as const;
+
+/** How a tenant may be called: its name ends up in keys and queries. The configuration and the services ask for it. */
+export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
 export interface TopologyOptions {
   /** Prefix of every Docker name, so that a test stack can stand beside another. @default no prefix */
@@ -148,6 +155,7 @@ export function plan(options: TopologyOptions = {}): Topology {
       });
   const http = (service: string, port: "api" | "ingestor"): HttpReplica[] =>
     place(service, "lb", zones).map((replica) => ({ ...replica, port: slotPort(port, replica.slot) }));
+  const clickhouse = place("clickhouse", "store", zones);
   const [witness] = place("witness", "lb", zones).slice(balancers);
   if (witness === undefined) throw new Error(`no lb node is left beside the ${balancers} that share the VIP`);
   return {
@@ -174,6 +182,12 @@ export function plan(options: TopologyOptions = {}): Topology {
     ),
     zookeeper: place("zookeeper", "stream", zones),
     kafka: place("kafka", "stream", zones),
-    clickhouse: place("clickhouse", "store", zones),
+    clickhouse,
+    retention: clickhouse.map(({ name, alias, ...rest }) => ({
+      ...rest,
+      name: `${name}-retention`,
+      alias: `${alias}-retention`,
+    })),
+    supervisor: { name: `${prefix}supervisor`, alias: "supervisor" },
   };
 }

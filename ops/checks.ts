@@ -6,7 +6,6 @@ import { type SiemConfig } from "../components/config.ts";
 import { witnessAnswers } from "../components/edge/witness.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
 import { dockerOn } from "../components/host/host.ts";
-import { supervisorName } from "../components/host/supervisor.ts";
 import { ports } from "../components/ports.ts";
 import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
@@ -90,8 +89,8 @@ export async function runChecks(
       }),
     );
   }
-  for (const { name, node } of topology.clickhouse) {
-    results.push(...look("retention", name, () => running(`${name}-retention`, node)));
+  for (const { name, node } of topology.retention) {
+    results.push(...look("retention", name, () => running(name, node)));
   }
   for (const replica of topology.ingestor) {
     results.push(
@@ -129,8 +128,8 @@ export async function runChecks(
   // One on each host: on one daemon all nodes have the same.
   const hosts = context.config.target === "local" ? topology.nodes.slice(0, 1) : topology.nodes;
   for (const node of hosts) {
-    const target = hosts.length === 1 ? supervisorName(node) : node.name;
-    results.push(...look("supervisor", target, () => running(supervisorName(node), node)));
+    const { name } = topology.supervisor;
+    results.push(...look("supervisor", hosts.length === 1 ? name : node.name, () => running(name, node)));
   }
   results.push(...look("vip", topology.vip.address, () => oneHolder(context)));
   results.push(...look("probe event", "through the VIP", () => probe(context)));

@@ -1,4 +1,4 @@
-// What every operator command that changes a stack has in common: it is alone, can be interrupted, and ends in words.
+// What operator commands have in common: those that change a stack are alone and can be interrupted; all end in words.
 
 import { Held, take } from "./lock.ts";
 import { interrupted, listen } from "./interruption.ts";
@@ -36,4 +36,18 @@ export async function alone({ name, stack, whereItStands, cleanUp, run }: Comman
     );
     process.exitCode = 1;
   }
+}
+
+/**
+ * Runs a command that changes no stack, and ends the process: with 1 and the reason when it failed. Connections to
+ * Docker and to the engine would keep it alive.
+ */
+export async function toItsEnd(run: () => Promise<unknown>): Promise<never> {
+  try {
+    await run();
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`);
+    process.exitCode = 1;
+  }
+  process.exit();
 }

@@ -16,6 +16,7 @@ import { type AwsConfig, type SiemConfig } from "../components/config.ts";
 import { ownImages } from "../components/images.ts";
 import { balancers, zones } from "../components/topology.ts";
 import { systemGb } from "../components/host/machine.ts";
+import { toItsEnd } from "./command.ts";
 import { stackConfig } from "./workspace.ts";
 
 /** What nobody can read in a configuration. */
@@ -308,10 +309,5 @@ async function main(): Promise<void> {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  try {
-    await main();
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`);
-    process.exitCode = 1;
-  }
+  await toItsEnd(main);
 }

@@ -6,7 +6,6 @@ import { connect as dial, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import type Docker from "dockerode";
 import { type SiemConfig } from "../components/config.ts";
-import { supervisorName } from "../components/host/supervisor.ts";
 import { names, type Topology } from "../components/topology.ts";
 
 /** What the daemon has, as far as it can be in the way. */
@@ -57,22 +56,20 @@ export async function survey(docker: Docker): Promise<Daemon> {
 
 /** The names that a stack on one daemon takes. */
 export function namesOf(topology: Topology): { containers: string[]; volumes: string[]; network: string } {
-  const { haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse } = topology;
-  const guests = [haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse].flat();
-  const supervisor = supervisorName(witness.node);
+  const { haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse, retention, supervisor } =
+    topology;
+  const guests = [haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse, retention];
   return {
     // The last ones live for the second in which they write a proxy's configuration.
     containers: [
-      ...[...topology.nodes, ...guests].map(({ name }) => name),
-      ...clickhouse.map(({ name }) => `${name}-retention`),
-      supervisor,
+      ...[...topology.nodes, ...guests.flat(), supervisor].map(({ name }) => name),
       ...haproxy.map(({ name }) => `${name}-config`),
     ],
     volumes: [
       ...[...zookeeper, ...kafka, ...clickhouse].map(({ name }) => `${name}-data`),
       ...zookeeper.map(({ name }) => `${name}-log`),
       ...haproxy.flatMap(({ name }) => [`${name}-config`, `${name}-pair`]),
-      `${supervisor}-state`,
+      `${supervisor.name}-state`,
     ],
     network: topology.network?.name ?? "",
   };

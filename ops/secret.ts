@@ -8,6 +8,7 @@ import { Command } from "commander";
 import { previousKey, project, secretKeys, type SecretKey } from "../components/config.ts";
 import { isTenantName, keyId, scopes, tenantRule } from "../services/common/auth.ts";
 import { mintToken, type TokenOptions } from "../services/token.ts";
+import { toItsEnd } from "./command.ts";
 import { take } from "./lock.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { lockOf, openStack, readSecret, stackConfig, withSecrets } from "./workspace.ts";
@@ -144,12 +145,5 @@ async function main(): Promise<void> {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  try {
-    await main();
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`);
-    process.exitCode = 1;
-  }
-  // The engine's connections would keep the process alive.
-  process.exit();
+  await toItsEnd(main);
 }

@@ -9,6 +9,7 @@ import { topologyOf } from "../components/config.ts";
 import { uuidV7 } from "../services/ingestor/event.ts";
 import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
+import { toItsEnd } from "./command.ts";
 import { entry } from "./entry.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
@@ -221,11 +222,5 @@ if (process.argv[1]?.endsWith("send.ts") === true) {
     .option("-t, --tenant <id>", "the tenant the events belong to", "demo")
     .option("--batch <n>", "lines in a post", "100")
     .action(main);
-  try {
-    await program.parseAsync();
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`);
-    process.exitCode = 1;
-  }
-  process.exit();
+  await toItsEnd(() => program.parseAsync());
 }

@@ -16,11 +16,6 @@ export interface SupervisorsArgs {
 const socket = "/var/run/docker.sock";
 const stateDirectory = "/var/lib/siem-ha";
 
-/** Name of the supervisor's container on a node's host: the same on every host, after the stack's prefix. */
-export function supervisorName(node: Node): string {
-  return `${node.name.slice(0, -node.alias.length)}supervisor`;
-}
-
 /**
  * Whoever has a daemon's socket is root on its host: so this one has no network, no right beside it, a file system that
  * can't be written, and a few lines of code. It acts on nothing but the stack's own containers.
@@ -35,8 +30,9 @@ export class Supervisors extends pulumi.ComponentResource {
       if (!hosts.has(host)) hosts.set(host, node);
     }
     for (const [host, node] of hosts) {
-      const alias = hosts.size === 1 ? "supervisor" : `${node.alias}-supervisor`;
-      const containerName = supervisorName(node);
+      const { name: containerName } = topology.supervisor;
+      const alias =
+        hosts.size === 1 ? topology.supervisor.alias : `${node.alias}-${topology.supervisor.alias}`;
       const state = volume(
         `${alias}-state`,
         { host, volumeName: `${containerName}-state`, keep: false },

@@ -6,6 +6,10 @@ import { type HttpReplica, type Topology } from "../topology.ts";
 /** The user of the statistics page; its password is a stack secret. */
 export const statsUser = "admin";
 
+/** Fast checks instead of every 30 s, for events and syslog alike: design §6. */
+const checkPace =
+  "default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions";
+
 function servers(prefix: string, replicas: readonly HttpReplica[]): string {
   return replicas.map((r) => `    server ${prefix}${r.slot} ${r.node.address}:${r.port} check`).join("\n");
 }
@@ -32,7 +36,7 @@ defaults
     timeout connect 2s
     timeout client 4h
     timeout server 4h
-    default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+    ${checkPace}
 
 frontend siem_syslog
     bind *:${ports.syslog.number}
@@ -49,7 +53,7 @@ ${lines.join("\n")}
 
 /**
  * The load balancer's configuration, without any secret: the users of the statistics page stand in a second file
- * ({@link renderStatsUsers}). Fast checks instead of every 30 s, a stats socket, redispatch and retries: design §6.
+ * ({@link renderStatsUsers}). A stats socket, redispatch and retries: design §6.
  */
 export function renderHaproxy(topology: Topology): string {
   return `# Rendered from components/render/haproxy.ts; changes here are lost at the next up.
@@ -75,7 +79,7 @@ defaults
     timeout http-request 10s
     timeout http-keep-alive 10s
     timeout queue 10s
-    default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+    ${checkPace}
 
 frontend siem_api
     bind *:${ports.haproxyApi.number}

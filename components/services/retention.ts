@@ -25,13 +25,13 @@ const script = "/etc/siem/retention.sh";
  * and a server's own setting has to be made on each. It joins the replica's node, so it asks its own server, on loopback.
  */
 export function retention(args: RetentionArgs, opts: pulumi.CustomResourceOptions): docker.Container[] {
-  return args.topology.clickhouse.map((replica) => {
+  return args.topology.retention.map((replica) => {
     const place = args.nodes.at(replica.node);
     return guest(
-      `${replica.alias}-retention`,
+      replica.alias,
       {
         place,
-        containerName: `${replica.name}-retention`,
+        containerName: replica.name,
         image: place.host.image("clickhouse"),
         // The image's own entry prepares a server's directories, which needs rights that this does not.
         entrypoint: ["sh"],

@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import type { FastifyRequest, onRequestAsyncHookHandler } from "fastify";
 import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify } from "jose";
+import { tenantPattern } from "../../components/topology.ts";
 import { HttpError } from "./http.ts";
 
 declare const brand: unique symbol;
@@ -23,7 +24,6 @@ export interface Keys {
 }
 
 const tenants = new WeakMap<FastifyRequest, TenantId>();
-const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 /** The rule of {@link isTenantName}, in words. */
 export const tenantRule = "1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit";
 

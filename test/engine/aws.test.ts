@@ -86,17 +86,15 @@ const placed = (): Record<string, string[]> => {
     topology.ingestor,
     topology.haproxy,
     topology.keepalived,
+    topology.retention,
   ].flat();
   return Object.fromEntries(
     topology.nodes.map((node) => [
       node.alias,
       [
         node.alias,
-        "supervisor",
+        topology.supervisor.alias,
         ...all.filter((replica) => replica.node === node).map((replica) => replica.alias),
-        ...topology.clickhouse
-          .filter((replica) => replica.node === node)
-          .map(({ alias }) => `${alias}-retention`),
         // The arbiter between the two that share the address.
         ...(node.alias === "lb-node-3" ? ["witness"] : []),
       ].sort(),
