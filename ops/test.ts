@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { ensureCheckers } from "./checkers.ts";
 import { ensureDaemon, ensureDocker, ensurePulumi } from "./toolchain.ts";
 import { root, stackConfig } from "./workspace.ts";
@@ -36,8 +36,39 @@ function check(title: string, ...args: string[]): void {
 interface VitestReport {
   readonly numPassedTests: number;
   readonly numFailedTests: number;
-  readonly numPendingTests: number;
   readonly numTotalTests: number;
+  readonly testResults: readonly {
+    readonly name: string;
+    readonly status: string;
+    /** Why a file could not be run. */
+    readonly message: string;
+    readonly assertionResults: readonly {
+      readonly fullName: string;
+      readonly status: string;
+      readonly failureMessages?: readonly string[];
+    }[];
+  }[];
+}
+
+/** Failed and skipped ones by name, for the end: what a log shows last is what people read. */
+const notPassed: string[] = [];
+
+function list(project: string, { testResults }: VitestReport): void {
+  for (const { name: file, status: whole, message, assertionResults } of testResults) {
+    const path = relative(root, file);
+    for (const { fullName, status, failureMessages } of assertionResults) {
+      if (status === "passed") continue;
+      const why = failureMessages?.[0]?.split("\n").slice(0, 6).join("\n    ");
+      notPassed.push(
+        `${status === "failed" ? "failed" : "skipped"}: ${path} (${project}): ${fullName}${why === undefined ? "" : `\n    ${why}`}`,
+      );
+    }
+    // A file that can't be loaded, or what must be done before its tests.
+    if (whole === "failed" && assertionResults.every((one) => one.status !== "failed"))
+      notPassed.push(
+        `failed: ${path} (${project}): ${message || "what it does before its tests failed, see above"}`,
+      );
+  }
 }
 
 function vitest(project: string): void {
@@ -54,6 +85,7 @@ function vitest(project: string): void {
   ]);
   try {
     const report = JSON.parse(readFileSync(file, "utf8")) as VitestReport;
+    list(project, report);
     total.passed += report.numPassedTests;
     total.failed += report.numFailedTests;
     total.skipped += report.numTotalTests - report.numPassedTests - report.numFailedTests;
@@ -97,5 +129,6 @@ try {
 vitest("unit");
 vitest("engine");
 vitest("integration");
+if (notPassed.length > 0) print(`\n${notPassed.join("\n")}`);
 print(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exit(total.failed === 0 ? 0 : 1);

@@ -113,6 +113,7 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
     execFileSync("docker", ["exec", "-i", container(alias), "sh", "-s", ...args], {
       input: shell,
       encoding: "utf8",
+      stdio: "pipe",
     }).trim();
   const query = (slot: number, sql: string): string =>
     tryDocker("exec", container(`clickhouse-${slot}`), "clickhouse-client", "--query", sql).output;
@@ -127,6 +128,13 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
       ...environment(renderZookeeper(topology, zk, 128)),
       publicImages.zookeeper,
     );
+  }
+  // As the stack's gates do: an old ClickHouse that finds no ZooKeeper at a statement for the cluster ends by a signal.
+  const [keeper] = topology.zookeeper;
+  if (keeper !== undefined) {
+    const mode = ["sh", "-c", `echo srvr | nc -w 2 localhost ${ports.zookeeperClient.number}`];
+    const name = container(keeper.alias);
+    await until(name, () => tryDocker("exec", name, ...mode).output, /^Mode: /m);
   }
   const running = topology.kafka.slice(0, options.brokers);
   for (const broker of running) {
