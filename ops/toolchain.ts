@@ -10,7 +10,7 @@ import { baseImages, type OwnImage, ownImages, publicImages } from "../component
 import { buildImage, imageTag } from "../images/build.ts";
 import { ensurePulumiCli } from "../offline/cli.ts";
 import { ensureImages } from "../offline/images/build.ts";
-import { ensurePlugins } from "../offline/plugins.ts";
+import { ensurePlugins, pulumiHomeFolder } from "../offline/plugins.ts";
 import { ensureDockerEngine } from "./docker-engine.ts";
 import { apart } from "./interruption.ts";
 import { inTurn } from "./lock.ts";
@@ -27,7 +27,9 @@ export async function ensurePulumi(
   target: SiemConfig["target"] = "local",
 ): Promise<PulumiCommand> {
   const cli = await ensurePulumiCli(log);
-  const home = process.env["PULUMI_HOME"] ?? join(homedir(), ".pulumi");
+  const home = pulumiHomeFolder();
+  // Said to the engine too: by itself it may ask the account for its home, which HOME needn't be (sudo, CI).
+  process.env["PULUMI_HOME"] = home;
   const kinds = await ensurePlugins(log, home, cli.command.command);
   if (target === "aws" && Object.values(kinds).includes("stand-in")) {
     throw new Error(
