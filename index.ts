@@ -48,7 +48,10 @@ const ingestor = new HttpService("siem-ingestor", {
   image: "ingestor",
   config: config.ingestor,
   healthPath: "/health",
-  environment: { KAFKA_BROKERS: brokerList(topology) },
+  environment: {
+    KAFKA_BROKERS: brokerList(topology),
+    KAFKA_RETENTION_HOURS: String(config.kafka.retentionHours),
+  },
   environmentOf: (replica) => syslogEnvironment(replica, config.ingestor),
   secrets: signingKeys,
   after: [kafka.ready],

@@ -94,7 +94,7 @@ const kafkaSchema = z.strictObject({
   /**
    * How long a topic keeps events, hours.
    * @default a week
-   * @change brokers are replaced one at a time
+   * @change brokers, then ingestors, are replaced one at a time
    */
   retentionHours: z.int().min(1).max(87600).default(168),
   /**

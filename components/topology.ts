@@ -90,6 +90,19 @@ export const names = {
   label: "siem-ha.stack",
 } as const;
 
+/** A consumer group, and the topic that it reads. */
+export interface Reader {
+  readonly group: string;
+  readonly topic: string;
+}
+
+/** Who reads Kafka: ClickHouse, with a group for each of its queues. The ingestors watch how far these have come. */
+export const readers = {
+  events: { group: `clickhouse-${names.eventsTopic}`, topic: names.eventsTopic },
+  alerts: { group: `clickhouse-${names.alertsTopic}`, topic: names.alertsTopic },
+  undated: { group: "clickhouse-undated", topic: names.eventsTopic },
+} as const satisfies Record<string, Reader>;
+
 /** How a tenant may be called: its name ends up in keys and queries. The configuration and the services ask for it. */
 export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 

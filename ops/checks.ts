@@ -11,6 +11,7 @@ import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
 import { names, type Node, type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
+import { partitionsOn } from "./broker.ts";
 import { inContainer, type Reach, shell } from "./daemon.ts";
 import { entry } from "./entry.ts";
 
@@ -136,28 +137,25 @@ export async function runChecks(
   return Promise.all(results);
 }
 
+/** Every broker is asked: one that was cut off for a while may still show a list in which nobody is missing. */
 async function kafkaInSync({ config, topology, reach }: CheckContext): Promise<string> {
-  const broker = topology.kafka[0];
-  if (broker === undefined) throw new Error("no broker in the topology");
-  const said = await inContainer(reach, broker, [
-    "env",
-    "KAFKA_HEAP_OPTS=-Xms32m -Xmx128m",
-    "kafka-topics",
-    "--bootstrap-server",
-    `localhost:${ports.kafka.number}`,
-    "--describe",
-  ]);
   const wanted = Object.entries(config.kafka.topics);
-  for (const [topic, { partitions }] of wanted) {
-    const have = new RegExp(`^Topic: ${topic}\\s.*PartitionCount: (\\d+)`, "m").exec(said)?.[1];
-    if (Number(have) !== partitions)
-      throw new Error(`topic ${topic} has ${have ?? "no"} partitions, not ${partitions}`);
-  }
-  const behind = said
-    .split("\n")
-    .map((line) => /Replicas: ([\d,]+)\s+Isr: ([\d,]*)/.exec(line))
-    .filter((match) => match !== null && match[1]?.split(",").length !== match[2]?.split(",").length);
-  if (behind.length > 0) throw new Error(`${behind.length} partitions lack an in-sync replica`);
+  const asked = topology.kafka.map(async (broker) => {
+    const all = await partitionsOn(reach, broker);
+    for (const [topic, { partitions }] of wanted) {
+      const have = all.filter((partition) => partition.topic === topic).length;
+      if (have !== partitions)
+        throw new Error(`${broker.name}: topic ${topic} has ${have || "no"} partitions, not ${partitions}`);
+    }
+    const behind = all.filter(
+      ({ leader, replicas, inSync }) => leader < 0 || inSync.length < replicas.length,
+    ).length;
+    if (behind > 0) throw new Error(`${broker.name}: ${behind} partitions lack an in-sync replica`);
+  });
+  const problems = (await Promise.allSettled(asked)).flatMap((answer) =>
+    answer.status === "rejected" ? [(answer.reason as Error).message] : [],
+  );
+  if (problems.length > 0) throw new Error(problems.join("; "));
   return wanted.map(([topic, { partitions }]) => `${topic}: ${partitions} partitions in sync`).join(", ");
 }
 

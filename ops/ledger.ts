@@ -14,6 +14,25 @@ export interface Client {
 export interface Answer {
   readonly status: number;
   readonly text: string;
+  /** How long the client was asked to wait before it tries again. */
+  readonly retryAfterSeconds?: number;
+}
+
+/** Asks once. Never throws: no answer is an answer too. */
+export async function asked(url: string, init: RequestInit, timeoutMs: number): Promise<Answer> {
+  try {
+    const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(timeoutMs) });
+    // It may be a date as well, which nobody here sends.
+    const wait = Number(answer.headers.get("retry-after") ?? NaN);
+    return {
+      status: answer.status,
+      text: await answer.text(),
+      ...(Number.isNaN(wait) ? {} : { retryAfterSeconds: wait }),
+    };
+  } catch (error) {
+    const { cause, message } = error as Error;
+    return { status: 0, text: (cause as Error | undefined)?.message ?? message };
+  }
 }
 
 export interface Post {
@@ -22,23 +41,16 @@ export interface Post {
 }
 
 /** Posts once. Never throws: no answer is an answer too. */
-export async function post(
+export function post(
   { ingest, token }: Pick<Client, "ingest" | "token">,
   { type, body }: Post,
   timeoutMs = 15_000,
 ): Promise<Answer> {
-  try {
-    const answer = await fetch(`${ingest}/v1/events`, {
-      method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": type },
-      body,
-      signal: AbortSignal.timeout(timeoutMs),
-    });
-    return { status: answer.status, text: await answer.text() };
-  } catch (error) {
-    const { cause, message } = error as Error;
-    return { status: 0, text: (cause as Error | undefined)?.message ?? message };
-  }
+  return asked(
+    `${ingest}/v1/events`,
+    { method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": type }, body },
+    timeoutMs,
+  );
 }
 
 /** Answers that say nothing about the events: a client tries again. */
@@ -87,12 +99,10 @@ export async function readAll({ api, token }: Client, limit = 200): Promise<Read
   do {
     const query = new URLSearchParams({ from: "0", to: String(to), limit: String(limit) });
     if (cursor !== null) query.set("cursor", cursor);
-    const answer: Answer = await fetch(`${api}/v1/events?${query.toString()}`, {
-      headers: { authorization: `Bearer ${token}` },
-      signal: AbortSignal.timeout(20_000),
-    }).then(
-      async (found) => ({ status: found.status, text: await found.text() }),
-      (error: unknown) => ({ status: 0, text: String(error) }),
+    const answer: Answer = await asked(
+      `${api}/v1/events?${query.toString()}`,
+      { headers: { authorization: `Bearer ${token}` } },
+      20_000,
     );
     if (isPassing(answer.status) && Date.now() < deadline) {
       await sleep(300);

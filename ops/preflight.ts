@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import type Docker from "dockerode";
 import { type SiemConfig } from "../components/config.ts";
 import { names, type Topology } from "../components/topology.ts";
+import { type recorded } from "./workspace.ts";
 
 /** What the daemon has, as far as it can be in the way. */
 export interface Daemon {
@@ -66,13 +67,19 @@ export function namesOf(topology: Topology): { containers: string[]; volumes: st
       ...haproxy.map(({ name }) => `${name}-config`),
     ],
     volumes: [
-      ...[...zookeeper, ...kafka, ...clickhouse].map(({ name }) => `${name}-data`),
-      ...zookeeper.map(({ name }) => `${name}-log`),
+      ...dataVolumesOf(topology),
       ...haproxy.flatMap(({ name }) => [`${name}-config`, `${name}-pair`]),
       `${supervisor.name}-state`,
     ],
     network: topology.network?.name ?? "",
   };
+}
+
+function dataVolumesOf({ zookeeper, kafka, clickhouse }: Topology): string[] {
+  return [
+    ...[...zookeeper, ...kafka, ...clickhouse].map(({ name }) => `${name}-data`),
+    ...zookeeper.map(({ name }) => `${name}-log`),
+  ];
 }
 
 /** Names that the stack needs and something else has: what is not labelled as this stack's belongs to somebody else. */
@@ -94,6 +101,48 @@ export function takenNames(daemon: Daemon, topology: Topology, label: string): s
   ];
   if (taken.length === 0) return undefined;
   return `Docker has things of somebody else by names that this stack needs: ${taken.join(", ")}. Rename or remove them, or give the stack names of its own with siem-ha:local prefix, such as "siem-"`;
+}
+
+/** What tells whose data volumes are; asked only where it matters. */
+export interface Evidence {
+  readonly state: () => ReturnType<typeof recorded>;
+  /** Bytes in each volume. */
+  readonly sizes: () => Promise<ReadonlyMap<string, number>>;
+}
+
+/**
+ * A part of an earlier stack's data, with which no ensemble would come up. What an interrupted `up` made is never taken
+ * for that: its state knows of its volumes before they are made, and even one that has lost its state has left
+ * containers, or volumes that no container has written to.
+ */
+export async function partOfData(
+  daemon: Daemon,
+  topology: Topology,
+  label: string,
+  { state, sizes }: Evidence,
+): Promise<string | undefined> {
+  const ours = ({ labels }: { labels: Readonly<Record<string, string>> }) => labels[names.label] === label;
+  const wanted = dataVolumesOf(topology);
+  const found = new Set(daemon.volumes.filter(ours).map(({ name }) => name));
+  const there = wanted.filter((name) => found.has(name));
+  const missing = wanted.filter((name) => !found.has(name));
+  if (there.length === 0 || missing.length === 0 || daemon.containers.some(ours)) return undefined;
+  const { resources, pending_operations } = await state();
+  const known = new Set(
+    [...resources, ...pending_operations.map(({ resource }) => resource)].map(({ inputs }) => inputs?.name),
+  );
+  if (wanted.some((name) => known.has(name))) return undefined;
+  const size = await sizes();
+  if (!there.some((name) => (size.get(name) ?? 0) > 0)) return undefined;
+  return `Docker has only a part of this stack's data volumes, and its state knows none of them. There: ${there.join(", ")}. Missing: ${missing.join(", ")}. An earlier stack or another clone has left them, and ZooKeeper, Kafka and ClickHouse don't come up where some replicas have old data and others none. Use the clone that made them; or bring the missing ones back, each made with docker volume create --label ${names.label}=${label} NAME; or remove what is left, which deletes its data: docker volume rm ${there.join(" ")}`;
+}
+
+/** How many bytes are in each volume. */
+export async function volumeSizes(docker: Docker): Promise<ReadonlyMap<string, number>> {
+  const { Volumes } = (await docker.df()) as {
+    Volumes: readonly { Name: string; UsageData?: { Size: number } | null }[] | null;
+  };
+  return new Map((Volumes ?? []).map(({ Name, UsageData }) => [Name, UsageData?.Size ?? 0]));
 }
 
 /** Who says that a thing is theirs, in the labels that are usual for that. */

@@ -1,7 +1,7 @@
 // First step of every npm command: on a fresh clone the dependencies are not there yet, and this needs none.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, statSync } from "node:fs";
+import { existsSync, lstatSync, readlinkSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -13,10 +13,17 @@ if (differs !== -1 && given[differs] < oldest[differs]) {
   console.error(`Node ${process.versions.node} is too old: siem-ha needs Node ${oldest.join(".")} or newer`);
   process.exit(1);
 }
+const modules = `${root}/node_modules`;
 /** npm writes this file last, so it is older than the lock file when an install is due. */
-const marker = `${root}/node_modules/.package-lock.json`;
+const marker = `${modules}/.package-lock.json`;
 const lock = `${root}/package-lock.json`;
 if (!existsSync(marker) || statSync(marker).mtimeMs < statSync(lock).mtimeMs) {
+  if (lstatSync(modules, { throwIfNoEntry: false })?.isSymbolicLink()) {
+    console.error(
+      `The dependencies have to be installed, but node_modules is a symbolic link to ${readlinkSync(modules)}: npm ci would empty that directory, which may be somebody else's. Nothing was touched. Remove the link (rm ${modules}) and run this again, or run npm ci where the directory belongs`,
+    );
+    process.exit(1);
+  }
   console.log("dependencies: npm ci …");
   const { status } = spawnSync("npm", ["ci", "--no-fund", "--no-audit"], { cwd: root, stdio: "inherit" });
   if (status !== 0) {

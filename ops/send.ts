@@ -11,6 +11,7 @@ import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
 import { toItsEnd } from "./command.ts";
 import { entry } from "./entry.ts";
+import { isPassing, post } from "./ledger.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
 
@@ -39,8 +40,6 @@ interface Line {
 /** A post is cut here too: the ingestor takes 5 MiB. */
 const maxBodyBytes = 4 * 1024 * 1024;
 const maxTries = 10;
-/** Answers that a repetition can change; whether something was stored does not matter, the ids being the same. */
-const passing: readonly number[] = [429, 502, 503, 504];
 
 /** Posts in flight at once: enough to keep three ingestors busy, few enough not to be a load test. */
 const inFlight = 6;
@@ -55,28 +54,19 @@ async function readTotal({ api, token }: SendTarget): Promise<number> {
   return ((await answer.json()) as { total: number }).total;
 }
 
-async function post({ ingest, token }: SendTarget, lines: readonly Line[]): Promise<number> {
+/** Posts until it is acknowledged; whether something was stored before does not matter, the ids being the same. */
+async function postLines(target: SendTarget, lines: readonly Line[]): Promise<number> {
+  const given = { type: "application/x-ndjson", body: lines.map(({ json }) => json).join("\n") } as const;
   for (let tries = 1; ; tries++) {
-    const answer = await fetch(`${ingest}/v1/events`, {
-      method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/x-ndjson" },
-      body: lines.map(({ json }) => json).join("\n"),
-      signal: AbortSignal.timeout(60_000),
-    }).catch((error: Error) => error);
-    if (answer instanceof Error) {
-      if (tries === maxTries)
-        throw new Error(`no answer: ${((answer.cause as Error | undefined) ?? answer).message}`);
-      await sleep(1000);
-      continue;
-    }
-    const text = await answer.text().catch(() => "");
-    if (answer.status === 202) return (JSON.parse(text) as { accepted: number }).accepted;
-    if (!passing.includes(answer.status) || tries === maxTries) {
+    const { status, text, retryAfterSeconds = 1 } = await post(target, given, 60_000);
+    if (status === 202) return (JSON.parse(text) as { accepted: number }).accepted;
+    if (!isPassing(status) || tries === maxTries) {
+      if (status === 0) throw new Error(`no answer: ${text}`);
       const line = lines[Number(/"line":(\d+)/.exec(text)?.[1]) - 1];
       const where = line ? ` about line ${line.number} of the input (below, lines are the post's)` : "";
-      throw new Error(`the ingestor answered ${answer.status}${where}: ${text.trim()}`);
+      throw new Error(`the ingestor answered ${status}${where}: ${text.trim()}`);
     }
-    await sleep(1000 * Number(answer.headers.get("retry-after") ?? 1));
+    await sleep(1000 * retryAfterSeconds);
   }
 }
 
@@ -111,7 +101,7 @@ export async function send(
   const dispatch = async (lines: Line[]) => {
     if (active.size >= inFlight) await Promise.race(active);
     if (failure) return;
-    const job = post(target, lines)
+    const job = postLines(target, lines)
       .then((accepted) => {
         acknowledged += accepted;
         progress(acknowledged);

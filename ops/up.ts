@@ -1,5 +1,6 @@
 // `npm run up`: from a fresh clone to a running, proved stack, and nothing to do the second time.
 
+import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
 import { labelOf, replacementsOf, type SiemConfig, topologyOf } from "../components/config.ts";
 import { statsUser } from "../components/render/haproxy.ts";
@@ -11,7 +12,17 @@ import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
 import { finishLeftovers, removeLeftovers } from "./leftovers.ts";
-import { needs, routesHere, shortage, survey, takenNames, takenPort, takenRange } from "./preflight.ts";
+import {
+  needs,
+  partOfData,
+  routesHere,
+  shortage,
+  survey,
+  takenNames,
+  takenPort,
+  takenRange,
+  volumeSizes,
+} from "./preflight.ts";
 import { Progress } from "./progress.ts";
 import { reasonOf, remedyFor } from "./remedies.ts";
 import { renderResults } from "./report.ts";
@@ -20,6 +31,7 @@ import {
   mendState,
   openStack,
   readSecret,
+  recorded,
   releaseDeadLock,
   stackConfig,
   stateDirectory,
@@ -66,6 +78,21 @@ async function preflight(topology: Topology, config: SiemConfig, label: string):
   if (range.warning !== undefined) print(`  warning: ${range.warning}`);
 }
 
+/** The same, where it takes the stack's state to tell. */
+async function refuseLeftData(
+  stack: Stack,
+  topology: Topology,
+  config: SiemConfig,
+  label: string,
+): Promise<void> {
+  const docker = connect(config.local.dockerHost);
+  const problem = await partOfData(await survey(docker), topology, label, {
+    state: () => recorded(stack),
+    sizes: () => volumeSizes(docker),
+  });
+  if (problem !== undefined) throw new Error(`${problem}\nNothing was touched.`);
+}
+
 async function up(stackName: string): Promise<void> {
   const began = Date.now();
   const config = stackConfig(stackName);
@@ -83,7 +110,10 @@ async function up(stackName: string): Promise<void> {
   if (mendState(stackName)) print("  the stack's state was broken: the version before it is used");
   const stack = await openStack(stackName, pulumi);
   const killed = await releaseDeadLock(stack, print);
-  if (local) await removeLeftovers(stack, { label, config, killed, log: print });
+  if (local) {
+    await refuseLeftData(stack, topology, config, label);
+    await removeLeftovers(stack, { label, config, killed, log: print });
+  }
   phase = "deploy";
   await stage("deploy", async () => {
     try {

@@ -1,4 +1,4 @@
-// What the optional keys of a local stack change in the program: syslog, and a second signing key.
+// What the optional keys of a local stack change in the program: syslog, a second signing key, Kafka's retention.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { type Registration, runProgram } from "./mocks.ts";
@@ -11,6 +11,7 @@ beforeAll(async () => {
     "siem-ha:target": "local",
     "siem-ha:ingestor": JSON.stringify({ syslog: { tenant: "acme" } }),
     "siem-ha:jwtSecretPrevious": previous,
+    "siem-ha:kafka": JSON.stringify({ retentionHours: 24 }),
   }));
 });
 
@@ -36,6 +37,14 @@ describe("a stack that takes syslog", () => {
     >;
     expect(config).toContain("bind *:514\n");
     expect(JSON.stringify(inputsOf("lb-node-1")["ports"])).not.toContain("514");
+  });
+});
+
+describe("a stack that keeps what is in Kafka for another time", () => {
+  it("tells the brokers and the ingestors the same", () => {
+    expect(inputsOf("kafka-2")["envs"]).toContain("KAFKA_LOG_RETENTION_HOURS=24");
+    for (const slot of [1, 2, 3])
+      expect(inputsOf(`siem-ingestor-${slot}`)["envs"]).toContain("KAFKA_RETENTION_HOURS=24");
   });
 });
 

@@ -1,7 +1,7 @@
 // ClickHouse's config.d and users.d, one numbered file per concern, and the schema: typed data in, text out.
 // The root element is <yandex>, which both the old (18.16) and the current server take.
 
-import { names, type Replica, type Topology } from "../topology.ts";
+import { names, type Reader, readers, type Replica, type Topology } from "../topology.ts";
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { createHash } from "node:crypto";
@@ -161,10 +161,8 @@ function columnNames(columns: string): string {
     .join(", ");
 }
 
-interface Feed {
+interface Feed extends Reader {
   readonly table: string;
-  readonly topic: string;
-  readonly group: string;
   readonly columns: string;
   readonly path: string;
   readonly key: string;
@@ -180,24 +178,21 @@ interface Feed {
 const feeds: readonly Feed[] = [
   {
     table: names.eventsTable,
-    topic: names.eventsTopic,
-    group: `clickhouse-${names.eventsTopic}`,
+    ...readers.events,
     columns: eventColumns,
     path: tablePath("events"),
     key: "tenant_id, event_timestamp, event_id",
   },
   {
     table: names.alertsTable,
-    topic: names.alertsTopic,
-    group: `clickhouse-${names.alertsTopic}`,
+    ...readers.alerts,
     columns: alertColumns,
     path: tablePath("alerts"),
     key: "tenant_id, event_timestamp, alert_id",
   },
   {
     table: names.undatedTable,
-    topic: names.eventsTopic,
-    group: "clickhouse-undated",
+    ...readers.undated,
     columns: undatedColumns,
     path: tablePath("undated"),
     key: "tenant_id, event_id, event_timestamp",

@@ -3,7 +3,10 @@
 import { ports } from "../ports.ts";
 import { type Replica, type Topology } from "../topology.ts";
 
-/** Environment of one ZooKeeper server. Times are in ticks of 2000 ms, except tickTime itself (ms). */
+/** ms. ZooKeeper's own 2000 would let followers wait ten seconds for a leader that is cut off. */
+const tickMs = 1000;
+
+/** Environment of one ZooKeeper server. The limits are in ticks: how long a server may take to join, and to answer. */
 export function renderZookeeper(topology: Topology, self: Replica, heapMb: number): Record<string, string> {
   const servers = topology.zookeeper.map(
     (zk) =>
@@ -12,8 +15,8 @@ export function renderZookeeper(topology: Topology, self: Replica, heapMb: numbe
   return {
     ZOO_MY_ID: String(self.slot),
     ZOO_SERVERS: servers.join(" "),
-    ZOO_TICK_TIME: "2000",
-    ZOO_INIT_LIMIT: "10",
+    ZOO_TICK_TIME: String(tickMs),
+    ZOO_INIT_LIMIT: "20",
     ZOO_SYNC_LIMIT: "5",
     ZOO_MAX_CLIENT_CNXNS: "60",
     ZOO_STANDALONE_ENABLED: "false",

@@ -1,7 +1,7 @@
 // The steady load under which everything is broken: careful senders and readers, all of them through the virtual IP.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Answer, type Client, Ledger, postUntilDecided } from "../ledger.ts";
+import { type Answer, asked, type Client, Ledger, postUntilDecided } from "../ledger.ts";
 import { type Attempt } from "./outage.ts";
 
 const senders = 3;
@@ -117,15 +117,11 @@ export class Load {
     const { api, token } = this.#client;
     while (this.#going) {
       const at = Date.now();
-      const answer: Answer = await fetch(`${api}/v1/events?limit=20`, {
-        headers: { authorization: `Bearer ${token}` },
-        signal: AbortSignal.timeout(readTimeoutMs),
-      })
-        .then(async (found) => ({ status: found.status, text: await found.text() }))
-        .catch((error: unknown) => {
-          const { cause, message } = error as Error;
-          return { status: 0, text: (cause as Error | undefined)?.message ?? message };
-        });
+      const answer = await asked(
+        `${api}/v1/events?limit=20`,
+        { headers: { authorization: `Bearer ${token}` } },
+        readTimeoutMs,
+      );
       this.reads.push(attemptOf(answer, at, answer.status === 200));
       await sleep(pauseMs);
     }

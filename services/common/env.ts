@@ -62,6 +62,16 @@ export class Env {
     return list;
   }
 
+  /** A whole number within bounds. */
+  integer(name: string, least: number, most: number): number {
+    const value = this.read(name);
+    const number = Number(value);
+    if (value && (!/^\d+$/.test(value) || number < least || number > most)) {
+      this.#problems.push(`${name} must be a whole number from ${least} to ${most}, but is "${value}"`);
+    }
+    return number;
+  }
+
   /** The keys of HS256: RFC 7518 wants at least as many bytes as the hash has. The previous one may be missing. */
   jwtKeys(): Keys {
     const current = this.#key("JWT_SECRET", this.read("JWT_SECRET"));

@@ -7,7 +7,7 @@ import { type ArrivalTimes, createServer, healthCode, type Lifecycle, onceClosed
 import type { Message } from "./batch.ts";
 import { mediaTypes, parseBody, type MediaType } from "./body.ts";
 import { Intake, type Post } from "./intake.ts";
-import { kafkaUnreachable, type Pipeline } from "./pipeline.ts";
+import { type Pipeline } from "./pipeline.ts";
 
 export interface IngestorOptions {
   readonly pipeline: Pipeline;
@@ -44,7 +44,9 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
 
   app.get("/health", async (_request, reply) => {
     const status = lifecycle.draining ? "draining" : pipeline.connected ? "ok" : "kafka_unreachable";
-    return reply.code(healthCode(status)).send({ status });
+    // A feed that stands is no reason to turn the load balancer away: senders then got its answer, which can't say why.
+    const said = status === "ok" && pipeline.feedStands ? "feed_stands" : status;
+    return reply.code(healthCode(status)).send({ status: said });
   });
 
   app.post(
@@ -53,7 +55,7 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
       onRequest: requireScope(options.keys, "events:write"),
       // The last step before the body is read.
       preParsing: async (request, reply) => {
-        if (!pipeline.connected) throw kafkaUnreachable();
+        pipeline.admit();
         const post = intake.open(request.headers);
         posts.set(request, post);
         onceClosed(request, reply, post.close);

@@ -154,7 +154,8 @@ function hash(key: string): number {
   return value >>> 0;
 }
 
-function causes(error: unknown): string {
+/** What went wrong in one line, with what lies behind it. */
+export function causes(error: unknown): string {
   const nested = error instanceof AggregateError ? (error.errors as unknown[]) : [];
   const cause = error instanceof Error && error.cause ? [error.cause] : [];
   const own = error instanceof Error ? error.message : String(error);

@@ -9,6 +9,8 @@ import { type Finding, type Rule, RuleEngine } from "./rules.ts";
 
 export interface PipelineOptions {
   readonly publisher: { readonly connected: boolean; readonly publish: Publish };
+  /** Whether what is in Kafka is read in time. @default nobody looks */
+  readonly feed?: { readonly stands: boolean; readonly retentionHours: number };
   readonly rules: readonly Rule[];
   readonly eventsTopic: string;
   readonly alertsTopic: string;
@@ -47,6 +49,17 @@ export class Pipeline {
     return this.#options.publisher.connected;
   }
 
+  /** Whether nothing is taken because what Kafka holds is not read. */
+  get feedStands(): boolean {
+    return this.#options.feed?.stands === true;
+  }
+
+  /** @throws HttpError 503 when nothing can be taken at the moment */
+  admit(): void {
+    if (!this.connected) throw kafkaUnreachable();
+    if (this.feedStands) throw feedStands(this.#options.feed!.retentionHours);
+  }
+
   /** What Kafka is to hold of these events. It marks those that a rule found. */
   messagesOf(events: readonly SiemEvent[]): Message[] {
     const { eventsTopic, alertsTopic } = this.#options;
@@ -63,7 +76,7 @@ export class Pipeline {
    * @throws HttpError 429 when there is no room for them, 503 when Kafka didn't acknowledge each of them
    */
   async send(messages: readonly Message[]): Promise<void> {
-    if (!this.connected) throw kafkaUnreachable();
+    this.admit();
     try {
       await this.#batcher.add(messages);
     } catch (error) {
@@ -79,9 +92,17 @@ export class Pipeline {
   }
 }
 
-/** Nothing can be taken at the moment. */
-export function kafkaUnreachable(): HttpError {
+function kafkaUnreachable(): HttpError {
   return new HttpError(503, "kafka_unreachable", "Kafka can't be reached; try again");
+}
+
+/** Kafka would delete what it holds before it is read: see docs/retention.md. */
+function feedStands(retentionHours: number): HttpError {
+  const message =
+    `the readers of Kafka are more than ${retentionHours / 2} hours behind, and Kafka deletes what is ${retentionHours} ` +
+    "hours old: nothing is taken until they have caught up (docs/retention.md); send all of it again later";
+  // Somebody has to act first, so there is no hurry.
+  return new HttpError(503, "feed_stands", message, {}, { "retry-after": "60" });
 }
 
 function alertMessage(topic: string, event: SiemEvent, finding: Finding): Message {

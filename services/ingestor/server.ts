@@ -1,10 +1,11 @@
 // The ingestor's entry: environment in, a listening server out.
 
 import { readFileSync } from "node:fs";
-import { names } from "../../components/topology.ts";
+import { names, readers } from "../../components/topology.ts";
 import { ConfigError, Env, runMain } from "../common/env.ts";
 import { type Lifecycle, serve } from "../common/http.ts";
 import { createIngestor } from "./app.ts";
+import { FeedWatch } from "./feed-watch.ts";
 import { KafkaPublisher } from "./kafka.ts";
 import { Pipeline } from "./pipeline.ts";
 import { parseRules, type Rule } from "./rules.ts";
@@ -23,6 +24,7 @@ await runMain(async () => {
   const env = new Env(process.env);
   const address = env.address("SERVER_ADDR", `0.0.0.0:${slotPort("ingestor", 1)}`);
   const brokers = env.brokers("KAFKA_BROKERS");
+  const retentionHours = env.integer("KAFKA_RETENTION_HOURS", 1, 87_600);
   const keys = env.jwtKeys();
   const eventsTopic = env.read("EVENTS_TOPIC", names.eventsTopic);
   const alertsTopic = env.read("ALERTS_TOPIC", names.alertsTopic);
@@ -32,12 +34,17 @@ await runMain(async () => {
 
   const lifecycle: Lifecycle = { draining: false };
   const warn = (details: object, message: string): void => app.log.warn(details, message);
-  const publisher = new KafkaPublisher({ brokers, topics: [eventsTopic, alertsTopic], warn });
-  const pipeline = new Pipeline({ publisher, rules, eventsTopic, alertsTopic });
+  const topics = [eventsTopic, alertsTopic];
+  const publisher = new KafkaPublisher({ brokers, topics, warn });
+  // Topics of other names have readers that are not known here.
+  const watched = Object.values(readers).filter(({ topic }) => topics.includes(topic));
+  const feed = new FeedWatch({ brokers, readers: watched, retentionHours, warn });
+  const pipeline = new Pipeline({ publisher, feed, rules, eventsTopic, alertsTopic });
   const app = createIngestor({ pipeline, keys, lifecycle });
   const listener = syslog && new SyslogListener({ pipeline, tenant: syslog.tenant, warn });
   let quiet: Promise<void> | undefined;
   void publisher.run();
+  void feed.run();
   await listener?.listen(syslog!.address);
   await serve(
     app,
@@ -46,6 +53,7 @@ await runMain(async () => {
     async () => {
       await quiet;
       await pipeline.idle();
+      feed.stop();
       await publisher.close();
     },
     () => {

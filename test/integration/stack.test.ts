@@ -2,22 +2,25 @@
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect as dial } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { labelOf } from "../../components/config.ts";
+import { labelOf, topologyOf } from "../../components/config.ts";
 import { holdsVip } from "../../components/edge/load-balancers.ts";
-import { names, plan, type Replica } from "../../components/topology.ts";
+import { ports } from "../../components/ports.ts";
+import { names, type Replica } from "../../components/topology.ts";
 import { entry } from "../../ops/entry.ts";
 import { connect, inContainer, inventory, localReach, shell } from "../../ops/daemon.ts";
 import { chaosLabel } from "../../ops/chaos/tools.ts";
 import { type Result } from "../../ops/chaos/verdict.ts";
+import { readAll } from "../../ops/ledger.ts";
 import { root, stackConfig } from "../../ops/workspace.ts";
 import { feedThroughUpheaval } from "./upheaval.ts";
 
 const stackName = "test";
 const config = stackConfig(stackName);
-const topology = plan(config.local);
+const topology = topologyOf(config);
 const label = labelOf(config, stackName);
 const docker = connect(config.local.dockerHost);
 const reach = localReach(config.local.dockerHost);
@@ -118,6 +121,20 @@ async function succeeds(command: string, ...args: string[]): Promise<string> {
   const result = await ops(command, ...args);
   expect(result.status, `${command}:\n${result.stdout}\n${result.stderr}`).toBe(0);
   return result.stdout;
+}
+
+/** Writes to the VIP's syslog port, and resolves when the other side has read to the end. */
+function sendSyslog(text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = dial({ host: topology.vip.address, port: ports.syslog.number });
+    socket.setTimeout(20_000, () =>
+      socket.destroy(new Error("syslog: nobody closed the connection in 20 s")),
+    );
+    socket.once("error", reject).once("close", (failed) => {
+      if (!failed) resolve();
+    });
+    socket.resume().end(text);
+  });
 }
 
 /** Lines like a real sshd's, a fifth of them failed logins, for machines without the shared log. */
@@ -294,6 +311,37 @@ describe.skipIf(!reachable)("a stack's life", () => {
     expect(await total("somebody-else")).toBe(0);
     expect((await fetch(`${api}/v1/stats`)).status).toBe(401);
   });
+
+  // Syslog has no published port, so without a way to the VIP it can't be reached.
+  it.skipIf(!entry(topology, config).throughVip)(
+    "stores each line of syslog that comes over the VIP's port once, for the configured tenant",
+    async () => {
+      const { syslog } = config.ingestor;
+      if (syslog === undefined) throw new Error("Pulumi.test.yaml asks for no syslog");
+      const { api, ingest } = entry(topology, config);
+      const minted = await succeeds("secret", "token", "-s", stackName, "--tenant", syslog.tenant);
+      const seen = async () =>
+        (await readAll({ api, ingest, token: minted.trim() })).map((one) => one.raw_event);
+      const time = new Date().toISOString();
+      const line = (text: string) => `<38>1 ${time} bastion sshd 4711 - - ${text}`;
+      const framed = Array.from({ length: 50 }, (_, n) => line(`ends with its line: ${n}`));
+      // Octets are no characters, and a counted message may have several lines.
+      const counted = Array.from({ length: 50 }, (_, n) => line(`is counted: größer,\n${n}`));
+      const connections = [
+        framed.map((one) => `${one}\n`),
+        counted.map((one) => `${Buffer.byteLength(one)} ${one}`),
+        // Each frame is looked at by itself.
+        [
+          `${line("first of both")}\n`,
+          `${Buffer.byteLength(line("second of both"))} ${line("second of both")}`,
+        ],
+      ];
+      expect(await seen()).toEqual([]);
+      await Promise.all(connections.map((frames) => sendSyslog(frames.join(""))));
+      const sent = [...framed, ...counted, line("first of both"), line("second of both")].sort();
+      await expect.poll(async () => (await seen()).sort(), { timeout: 60_000, interval: 500 }).toEqual(sent);
+    },
+  );
 
   it("moves the VIP when the holder's HAProxy stops, and serves on", async () => {
     const { api } = entry(topology, config);

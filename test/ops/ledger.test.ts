@@ -4,7 +4,7 @@ import { createServer, type Server } from "node:http";
 import { type AddressInfo } from "node:net";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
-import { Ledger, post, postUntilDecided, readAll } from "../../ops/ledger.ts";
+import { asked, Ledger, post, postUntilDecided, readAll } from "../../ops/ledger.ts";
 
 describe("a ledger", () => {
   it("finds what is lost, what is there twice, and what was never promised", () => {
@@ -53,9 +53,28 @@ describe("a careful client", () => {
   }
   const given = { type: "application/json", body: "{}" } as const;
 
+  it("says why there is no answer, and how long it was asked to wait", async () => {
+    const waits = ["7", "Wed, 21 Oct 2026 07:28:00 GMT"];
+    server = createServer((request, response) => {
+      if (request.url === "/silent") return;
+      const wait = waits.shift();
+      response.writeHead(503, wait === undefined ? {} : { "retry-after": wait }).end("busy");
+    });
+    await new Promise<void>((resolve) => server?.listen(0, "127.0.0.1", resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    expect(await asked(url, {}, 5000)).toStrictEqual({ status: 503, text: "busy", retryAfterSeconds: 7 });
+    expect(await asked(url, {}, 5000)).toStrictEqual({ status: 503, text: "busy" });
+    expect(await asked(url, {}, 5000)).toStrictEqual({ status: 503, text: "busy" });
+    const late = await asked(`${url}/silent`, {}, 50);
+    expect(late).toStrictEqual({ status: 0, text: "The operation was aborted due to timeout" });
+    server.closeAllConnections();
+  });
+
   it("takes a cut connection for an answer that says nothing", async () => {
     const ingest = await answering([0, {}]);
-    expect((await post({ ingest, token: "t" }, given)).status).toBe(0);
+    const { status, text } = await post({ ingest, token: "t" }, given);
+    expect(status).toBe(0);
+    expect(text).toMatch(/closed|ECONNRESET/);
   });
 
   it("posts again until the platform has decided", async () => {

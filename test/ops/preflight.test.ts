@@ -9,6 +9,7 @@ import {
   namesOf,
   needs,
   parseRoutes,
+  partOfData,
   shortage,
   takenNames,
   takenPort,
@@ -58,6 +59,72 @@ describe("takenNames", () => {
     expect(problem).toContain("the network siem-net");
     expect(problem).toContain("siem-ha:local prefix");
     expect(problem).not.toContain("harmless");
+  });
+});
+
+describe("partOfData", () => {
+  const all = namesOf(topology).volumes.filter((name) => /-(data|log)$/.test(name));
+  const volumes = (given: readonly string[], labels = mine): Daemon => ({
+    ...empty,
+    volumes: given.map((name) => ({ name, labels })),
+  });
+  const left = ["kafka-1-data", "zookeeper-2-log"];
+  const volume = (name: string) => {
+    const type = "docker:index/volume:Volume";
+    return { urn: `urn:pulumi:local::siem-ha::${type}::${name}`, type, inputs: { name } };
+  };
+  const nothing = { resources: [], pending_operations: [] };
+  /** A state that knows nothing, and data on every volume. */
+  const look = (
+    daemon: Daemon,
+    state: Awaited<ReturnType<Parameters<typeof partOfData>[3]["state"]>> = nothing,
+    bytes: Readonly<Record<string, number>> = Object.fromEntries(all.map((name) => [name, 4096])),
+  ) =>
+    partOfData(daemon, topology, "local", {
+      state: () => Promise.resolve(state),
+      sizes: () => Promise.resolve(new Map(Object.entries(bytes))),
+    });
+
+  it("names what is there, what is missing, and the command that removes the rest", async () => {
+    const problem = await look(volumes(left));
+    const missing = all.filter((name) => !left.includes(name));
+    expect(all).toHaveLength(12);
+    expect(problem).toContain(`There: kafka-1-data, zookeeper-2-log. Missing: ${missing.join(", ")}.`);
+    expect(problem).toMatch(/which deletes its data: docker volume rm kafka-1-data zookeeper-2-log$/);
+    expect(problem).toContain("docker volume create --label siem-ha.stack=local NAME");
+  });
+
+  it.each(all)("misses %s, where all others are there", async (name) => {
+    expect(await look(volumes(all.filter((other) => other !== name)))).toContain(`Missing: ${name}.`);
+  });
+
+  it("has nothing against all of them, none of them, and somebody else's", async () => {
+    const untouched = () => Promise.reject(new Error("nothing had to be asked"));
+    const evidence = { state: untouched, sizes: untouched };
+    for (const daemon of [volumes(all), empty, volumes(left, { "siem-ha.stack": "other" })]) {
+      expect(await partOfData(daemon, topology, "local", evidence)).toBeUndefined();
+    }
+    // What is no data may be there or not.
+    expect(await look(volumes(["haproxy-1-pair", "supervisor-state"]))).toBeUndefined();
+  });
+
+  it.each([
+    ["recorded what it made", { ...nothing, resources: [volume("kafka-1-data")] }],
+    [
+      "only noted what it was about to make",
+      { ...nothing, pending_operations: [{ type: "creating", resource: volume("kafka-1-data") }] },
+    ],
+  ])("lets an interrupted up go on that %s", async (_what, state) => {
+    expect(await look(volumes(left), state)).toBeUndefined();
+  });
+
+  it("lets one go on that lost its state: its volumes are empty, or its containers are there", async () => {
+    expect(await look(volumes(left), nothing, { "kafka-1-data": 0 })).toBeUndefined();
+    expect(await look(volumes(left), nothing, { "zookeeper-2-log": 1 })).toBeDefined();
+    const anchor = container("lb-node-1", { state: "exited", labels: mine });
+    expect(await look({ ...volumes(left), containers: [anchor] })).toBeUndefined();
+    const stranger = container("web", { labels: { "siem-ha.stack": "other" } });
+    expect(await look({ ...volumes(left), containers: [stranger] })).toBeDefined();
   });
 });
 

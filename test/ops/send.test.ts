@@ -69,7 +69,7 @@ describe("send", () => {
     expect([...stored.values()].sort()).toEqual(["a", "b", "c"]);
   });
 
-  it.each([429, 502, 503, 504])(
+  it.each([429, 500, 502, 503, 504])(
     "repeats a post that was answered %d with the same ids, so that what was stored of it isn't stored anew",
     async (status) => {
       answer = (events, response, post) => {

@@ -39,6 +39,21 @@ describe("environment", () => {
   });
 });
 
+describe("a whole number", () => {
+  const read = (value?: string) => {
+    const env = new Env(value === undefined ? {} : { HOURS: value });
+    const number = env.integer("HOURS", 1, 87_600);
+    env.check();
+    return number;
+  };
+
+  it("is taken within its bounds", () => expect(["1", "168", "87600"].map(read)).toEqual([1, 168, 87_600]));
+  it.each(["0", "87601", "1.5", "-1", "1e3", "x"])("is not %j", (value) => {
+    expect(() => read(value)).toThrow(`HOURS must be a whole number from 1 to 87600, but is "${value}"`);
+  });
+  it("has no default", () => expect(() => read()).toThrow("HOURS is missing"));
+});
+
 describe("keys", () => {
   const [current, previous] = ["c".repeat(32), "p".repeat(32)];
   const read = (env: Record<string, string>) => {

@@ -28,8 +28,15 @@ const publisher = {
     return publish(messages);
   },
 };
+const feed = { stands: false, retentionHours: 168 };
 const rules = parseRules();
-const pipeline = new Pipeline({ publisher, rules, eventsTopic: "ingest-events", alertsTopic: "alerts" });
+const pipeline = new Pipeline({
+  publisher,
+  feed,
+  rules,
+  eventsTopic: "ingest-events",
+  alertsTopic: "alerts",
+});
 const present = Date.parse("2031-03-05T12:00:00.123Z");
 let time = present;
 const app = createIngestor({
@@ -44,6 +51,7 @@ beforeEach(() => {
   calls.length = 0;
   publish = () => Promise.resolve();
   connected = true;
+  feed.stands = false;
   lifecycle.draining = false;
   lifecycle.refusing = false;
   time = present;
@@ -549,6 +557,33 @@ describe("acknowledgement", () => {
       expect(batch.reduce((sum, message) => sum + message.value.length, 0)).toBeLessThan(1_000_000);
     }
     expect(sent()).toHaveLength(30);
+  });
+
+  it("answers 503 with its own Retry-After while the feed stands, stays in the load balancer, and takes posts after", async () => {
+    feed.stands = true;
+    const refused = await post("x", "text/plain");
+    expect(refused.statusCode).toBe(503);
+    expect(refused.headers["retry-after"]).toBe("60");
+    expect(refused.json()).toMatchObject({ error: "feed_stands" });
+    expect(refused.json<{ message: string }>().message).toMatch(/84 hours behind.*168 hours.*retention\.md/);
+    expect(calls).toHaveLength(0);
+    const health = await app.inject("/health");
+    expect([health.statusCode, health.json()]).toEqual([200, { status: "feed_stands" }]);
+    connected = false;
+    expect((await app.inject("/health")).statusCode).toBe(404);
+    connected = true;
+    feed.stands = false;
+    expect((await post("x", "text/plain")).statusCode).toBe(202);
+    expect((await app.inject("/health")).json()).toEqual({ status: "ok" });
+  });
+
+  it("sends nothing of a post that was read when the feed began to stand", async () => {
+    feed.stands = true;
+    await expect(pipeline.send([{ topic: "alerts", key: "k", value: "{}" }])).rejects.toMatchObject({
+      status: 503,
+      code: "feed_stands",
+    });
+    expect(calls).toHaveLength(0);
   });
 
   it("is healthy only when connected and not draining", async () => {

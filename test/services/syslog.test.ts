@@ -129,6 +129,7 @@ describe("a listener", () => {
   const sockets: Socket[] = [];
   let publish: () => Promise<void>;
   let connected = true;
+  const feed = { stands: false, retentionHours: 168 };
   let listener: SyslogListener;
   const events = (): Record<string, unknown>[] =>
     calls
@@ -149,6 +150,7 @@ describe("a listener", () => {
     };
     const pipeline = new Pipeline({
       publisher,
+      feed,
       rules: parseRules(),
       eventsTopic: "events",
       alertsTopic: "alerts",
@@ -178,11 +180,13 @@ describe("a listener", () => {
     warnings.length = 0;
     publish = () => Promise.resolve();
     connected = true;
+    feed.stands = false;
   });
   afterEach(async () => {
     for (const socket of sockets.splice(0)) socket.destroy();
     publish = () => Promise.resolve();
     connected = true;
+    feed.stands = false;
     await listener.stop();
   });
 
@@ -306,6 +310,20 @@ describe("a listener", () => {
     connected = true;
     await expect.poll(raws).toEqual(["<13>a", "<13>a", "<13>a", "<13>b"]);
     expect(new Set(events().map((event) => event["event_id"])).size).toBe(2);
+  });
+
+  it("reads no further while the feed stands, and loses nothing", async () => {
+    await start();
+    feed.stands = true;
+    const { socket } = await sender();
+    socket.write("<13>a\n");
+    await sleep(50);
+    socket.write("<13>b\n");
+    await sleep(50);
+    expect([calls.length, listener.connections]).toEqual([0, 1]);
+    feed.stands = false;
+    await expect.poll(raws).toEqual(["<13>a", "<13>b"]);
+    expect(warnings).toEqual([]);
   });
 
   it("closes a connection with a line too long, says so, and keeps what came before", async () => {
