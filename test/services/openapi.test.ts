@@ -220,7 +220,13 @@ describe.each(protectedPaths)("%s", (path) => {
     ] as const) {
       let release = (): void => {};
       const held = new Promise<Row[]>((resolve) => (release = () => resolve([])));
-      const small = createApi({ reader: { ...reader, query: () => held }, ...options, slots });
+      let taken = (): void => {};
+      const hasSlot = new Promise<void>((resolve) => (taken = resolve));
+      const query = () => {
+        taken();
+        return held;
+      };
+      const small = createApi({ reader: { ...reader, query }, ...options, slots });
       const get = async (tenantId: string) =>
         small.inject({
           url: path.replace("{id}", "e"),
@@ -229,8 +235,7 @@ describe.each(protectedPaths)("%s", (path) => {
           },
         });
       const running = get("acme");
-      // Both have their token checked in turn; the first to ask has the slot.
-      await new Promise((resolve) => setImmediate(resolve));
+      await hasSlot;
       expectAnswer(await get(tenant), status, error);
       release();
       await running;
