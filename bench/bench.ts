@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { toItsEnd } from "../ops/command.ts";
 import { benchEvents } from "./events.ts";
+import { benchGrowth } from "./growth.ts";
 import { benchIdle } from "./idle.ts";
 import { benchUp } from "./up.ts";
 
@@ -20,6 +21,12 @@ program
   .description("up and preview with nothing to do, beside a bare program")
   .option(...stack, "local")
   .action(({ stack: name }: { stack: string }) => benchIdle(name));
+program
+  .command("growth")
+  .description(
+    "up and preview with nothing to do, of 9 and of 90 nodes on recording plugins, beside bare programs",
+  )
+  .action(() => benchGrowth());
 program
   .command("events")
   .description("throughput, delay and memory of the running stack, beside a plain Kafka producer")

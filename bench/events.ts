@@ -53,7 +53,12 @@ async function generate(node: string, label: string, bundle: string, task: Task)
   }
 }
 
-/** Memory of the stack's containers by image, MiB. */
+/** What the container is one of: its name without the replica's number. */
+export function kindOf(container: string): string {
+  return /-node-\d$/.test(container) ? "anchors" : container.replace(/-\d+(?=(-[a-z]+)?$)/, "");
+}
+
+/** Memory of the stack's containers by kind, MiB. */
 async function memory(label: string): Promise<Map<string, number>> {
   const { stdout: list } = await run("docker", [
     "ps",
@@ -75,7 +80,7 @@ async function memory(label: string): Promise<Map<string, number>> {
     const match = /^(\S+) ([\d.]+)([KMG])iB/.exec(row);
     if (match === null) throw new Error(`docker stats said ${row}`);
     const [, name = "", amount, unit] = match;
-    const kind = /-node-\d$/.test(name) ? "anchors" : name.replace(/-\d$/, "");
+    const kind = kindOf(name);
     const mib = Number(amount) * (unit === "G" ? 1024 : unit === "K" ? 1 / 1024 : 1);
     byKind.set(kind, (byKind.get(kind) ?? 0) + mib);
   }

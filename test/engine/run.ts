@@ -41,6 +41,8 @@ export interface Result {
   readonly changes: Readonly<Record<string, number>>;
   readonly steps: readonly Step[];
   readonly outputs: Readonly<Record<string, unknown>>;
+  /** How long the operation took, with the start of the program and of the plugins. */
+  readonly seconds: number;
 }
 
 /** Told on standard error as soon as this file runs. */
@@ -97,6 +99,7 @@ async function main(operation: string | undefined, request: Request): Promise<Re
   };
   let ok = true;
   let outputs: Record<string, unknown> = {};
+  const began = performance.now();
   try {
     switch (operation) {
       case "up": {
@@ -122,7 +125,8 @@ async function main(operation: string | undefined, request: Request): Promise<Re
     ok = false;
     if (errors.length === 0) errors.push((error as Error).message);
   }
-  return { ok, errors, warnings, changes, steps, outputs };
+  const seconds = (performance.now() - began) / 1000;
+  return { ok, errors, warnings, changes, steps, outputs, seconds };
 }
 
 /** Pulumi marks colours in its messages as <{%red%}>. */
