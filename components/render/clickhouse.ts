@@ -53,6 +53,8 @@ ${topology.zookeeper
   <kafka>
     <!-- After a cold start the group waits for its former members; the default would be 30 s. -->
     <session_timeout_ms>6000</session_timeout_ms>
+    <!-- A request that a broker took with it when it was lost; the default would be 60 s. -->
+    <socket_timeout_ms>10000</socket_timeout_ms>
     <!-- A partition that the group has never read is read from its beginning. 18.16 would begin at its end, and what
          came before, or while a replica that had not committed yet was down, would never be stored. -->
     <auto_offset_reset>smallest</auto_offset_reset>

@@ -29,6 +29,11 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
     KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS: "6",
     KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR: copies,
     KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: inSync,
+    // A node that is cut off for a moment leaves requests that nobody will answer. Kafka's own 30 s would let a follower
+    // wait that long for its leader, a leader for its follower (acks=all waits for both), and the controller for either.
+    KAFKA_REPLICA_SOCKET_TIMEOUT_MS: String(sessionTimeoutMs),
+    KAFKA_REPLICA_LAG_TIME_MAX_MS: "10000",
+    KAFKA_CONTROLLER_SOCKET_TIMEOUT_MS: "10000",
     KAFKA_UNCLEAN_LEADER_ELECTION_ENABLE: "false",
     KAFKA_AUTO_CREATE_TOPICS_ENABLE: "false",
     // Only for topics made without saying how many; the declared topics have their own numbers, and a change of
