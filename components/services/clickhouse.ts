@@ -42,7 +42,7 @@ export function clickhouseInSync(replica: Replica): string {
 }
 
 export class ClickHouse extends pulumi.ComponentResource {
-  /** Resolves once every replica has the schema. */
+  /** Resolves once every replica has the schema, and has caught up. */
   readonly ready: command.local.Command;
 
   constructor(name: string, args: ClickHouseArgs, opts?: pulumi.ComponentResourceOptions) {
@@ -132,10 +132,22 @@ exit 1
       { topology, nodes, days: args.config.retentionDays, password, after: schema },
       { parent: this },
     );
-    this.ready = script(
+    const migration = script(
       `${name}-migration`,
       { nodes, uses, shell: renderMigration(topology) },
       { parent: this, dependsOn: [schema] },
+    );
+    // A replica that was replaced answers before it takes part: ZooKeeper must forget the one before it first.
+    this.ready = gate(
+      `${name}-ready`,
+      {
+        nodes,
+        asks: uses,
+        probe: topology.clickhouse.map(clickhouseInSync).join(" && "),
+        what: "every ClickHouse replica to have caught up",
+        containers,
+      },
+      { parent: this, dependsOn: [migration] },
     );
     this.registerOutputs();
   }
