@@ -97,6 +97,7 @@ export class Harness {
       heals: scenario.heals,
       began: new Date(began).toISOString(),
       ...(limit === undefined ? {} : { limit }),
+      ...(scenario.promise?.limit === "outage" ? { limitMs: scenario.promise.ms } : {}),
     };
     const seconds = () => Math.round((Date.now() - began) / 100) / 10;
     const name = `chaos-${this.#run}-${++this.#count}`;

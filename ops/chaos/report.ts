@@ -22,6 +22,7 @@ export interface Summary {
   readonly breaks: string;
   readonly heals: Scenario["heals"];
   readonly limit?: string;
+  readonly limitMs?: number;
   readonly runs: number;
   readonly skipped?: string;
   readonly worst?: {
@@ -63,6 +64,7 @@ export function summarize(results: readonly Result[]): Summary[] {
       breaks: first.breaks,
       heals: first.heals,
       ...(first.limit === undefined ? {} : { limit: first.limit }),
+      ...(first.limitMs === undefined ? {} : { limitMs: first.limitMs }),
       runs: all.length,
       ...(skipped === undefined ? {} : { skipped }),
       ...(all.length === 0
@@ -103,7 +105,7 @@ const columns = [
   "scenario",
   "runs",
   "VIP out",
-  "limit",
+  "of its limit",
   "failed of requests",
   "posts: failed, longest wait",
   "reads: failed, longest wait",
@@ -117,7 +119,7 @@ const columns = [
 ];
 
 function cells(summary: Summary): string[] {
-  const { scenario, runs, limit = "", worst, acknowledged, lost, twice, skipped } = summary;
+  const { scenario, runs, limit = "", limitMs, worst, acknowledged, lost, twice, skipped } = summary;
   const end = [String(acknowledged), String(lost), String(twice), verdictOf(summary)];
   if (worst === undefined)
     return [scenario, "0", ...Array<string>(columns.length - 3).fill("–"), `skipped: ${skipped ?? ""}`];
@@ -125,7 +127,7 @@ function cells(summary: Summary): string[] {
     scenario,
     String(runs),
     `${worst.vipOutageMs} ms`,
-    limit,
+    limitMs === undefined ? limit : `${(worst.vipOutageMs / limitMs).toFixed(2)} × ${limit}`,
     `${worst.vipFailed} of ${worst.vipRequests}`,
     `${worst.postsFailed}, ${secondsOf(worst.postsGapMs)}`,
     `${worst.readsFailed}, ${secondsOf(worst.readsGapMs)}`,

@@ -55,6 +55,8 @@ export interface Result {
   readonly missed: readonly string[];
   /** The limit for clients of the VIP, for people. */
   readonly limit?: string;
+  /** The same in milliseconds, where it is a time. */
+  readonly limitMs?: number;
 }
 
 const some = (ids: readonly string[]) =>

@@ -36,6 +36,7 @@ const resultOf = (measured: Measured, scenario = "haproxy-holder-kill"): Result 
   began: "2026-11-21T21:00:00.000Z",
   seconds: 9.5,
   limit: "100 ms",
+  limitMs: 100,
   measured,
   ...judge({ promise }, measured),
 });
@@ -126,6 +127,7 @@ describe("the report", () => {
     expect(renderLine(other)).toContain("BROKEN: 1 acknowledged events are lost: e|1");
     expect(renderLine(skipped)).toBe("skipped: only root may mount a disk of a size");
     expect(renderTable([again, other, skipped])).toMatch(/store-disk-full.*skipped: only root/);
+    expect(renderTable([again])).toMatch(/│ 85 ms +│ 0\.85 × 100 ms +│/);
     const totals = renderTotals([again, other, skipped], 301);
     expect(totals).toContain("2 runs of 2 scenarios; 600 events acknowledged, **1 lost, 0 seen twice**.");
     expect(totals).toContain("**The contract was broken by** clickhouse-kill");
