@@ -20,11 +20,13 @@ now() { echo "${EPOCHREALTIME/[.,]/}"; }
 
 stop() {
   trap '' TERM INT USR1
-  local began end
+  local began end held=
+  # Asked first: on a busy machine the other side may have it before this one is asked.
+  holds_vip && held=1
   began=$(now)
   end=$((began + 1 * 1000000))
   echo 1 > "$hand_over"
-  if holds_vip; then
+  if [[ -n "$held" ]]; then
     while holds_vip && (($(now) < end)); do pause 0.002; done
     if holds_vip; then
       echo "pair: 172.25.0.222 is still here after 1 s, and HAProxy stops all the same" >&2
