@@ -2,12 +2,10 @@
 // stack, beside bare programs of the same size. On the recording plugins: ninety nodes don't fit one machine.
 
 import { randomBytes } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { project, secretKeys } from "../components/config.ts";
 import { plan } from "../components/topology.ts";
 import { ensurePulumiCli } from "../offline/cli.ts";
-import { packageVersion } from "../offline/plugins/version.ts";
 import { machine } from "../ops/section.ts";
 import { root } from "../ops/workspace.ts";
 import { RecordedStack, type Run } from "../test/engine/harness.ts";
@@ -36,7 +34,7 @@ export interface Size extends Times {
  * @returns what the caller has to remove.
  */
 export function copiesOfStack(copies: number): RecordedStack {
-  const stack = new RecordedStack({
+  return new RecordedStack({
     project,
     stack: `copies-${copies}`,
     program: join(root, "bench/growth-copies.ts"),
@@ -45,13 +43,6 @@ export function copiesOfStack(copies: number): RecordedStack {
       Object.keys(secretKeys).map((key) => [`${project}:${key}`, randomBytes(32).toString("hex")]),
     ),
   });
-  const plugin = `resource-docker-v${packageVersion("@pulumi/docker")}/pulumi-resource-docker`;
-  const launcher = join(stack.folder, "home/plugins", plugin);
-  const before = readFileSync(launcher, "utf8");
-  const after = before.replace(join(root, "offline/recorder/main.ts"), join(root, "bench/growth-plugin.ts"));
-  if (after === before) throw new Error(`${launcher} no longer starts offline/recorder/main.ts`);
-  writeFileSync(launcher, after);
-  return stack;
 }
 
 /**

@@ -4,13 +4,14 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { buildSync, type BuildOptions } from "esbuild";
+import { buildSync } from "esbuild";
 import { baseImages, ownImages, type OwnImage, type ToolImage } from "../components/images.ts";
+import { bundleModule, bundling, sourcesOf } from "./bundle.ts";
 
 const defaultRoot = join(import.meta.dirname, "..");
 
@@ -36,20 +37,6 @@ const makings: Readonly<Record<OwnImage | ToolImage, Making>> = {
   witness: { base: baseImages.node, entry: "services/witness/server.ts" },
 };
 
-// CommonJS packages inside the bundle still ask for `require`, which an ES module doesn't have.
-const requireBanner =
-  'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);';
-
-/** How every bundle is made. */
-export const bundling = {
-  bundle: true,
-  platform: "node",
-  format: "esm",
-  target: "node20",
-  logLevel: "silent",
-  banner: { js: requireBanner },
-} as const satisfies BuildOptions;
-
 /**
  * The image's full tag, `siem-ha/<name>:<hash>`, computed from its Dockerfile folder, base, the sources that are
  * bundled into it, and the lock file that fixes their dependencies. Reads files only: no Docker is needed.
@@ -64,8 +51,8 @@ export function imageTag(name: OwnImage | ToolImage, root: string = defaultRoot)
   const folder = join(root, "images", name);
   for (const file of readdirSync(folder).sort()) add(join(folder, file));
   if (entry !== undefined) {
-    // This file decides how the bundle is made, and which files go with it.
-    hash.update(readFileSync(import.meta.filename));
+    // These decide how the bundle is made, and which files go with it.
+    hash.update(readFileSync(import.meta.filename)).update(readFileSync(bundleModule));
     for (const file of sourcesOf(join(root, entry), root)) add(file);
     add(join(root, "package-lock.json"));
   }
@@ -235,23 +222,6 @@ function registryPassword(repository: string): string {
   if (result.status !== 0)
     throw new Error(`can't get a password for ${repository}:\n${result.stderr.trim()}`);
   return result.stdout.trim();
-}
-
-/** The project's own files that esbuild would bundle; packages are left out because the lock file fixes them. */
-function sourcesOf(entry: string, root: string): string[] {
-  if (!existsSync(entry))
-    throw new Error(`${relative(root, entry)} does not exist, so its image can't be named`);
-  const { metafile } = buildSync({
-    ...bundling,
-    absWorkingDir: root,
-    entryPoints: [entry],
-    packages: "external",
-    metafile: true,
-    write: false,
-  });
-  return Object.keys(metafile.inputs)
-    .sort()
-    .map((file) => join(root, file));
 }
 
 interface Ran {

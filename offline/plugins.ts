@@ -4,8 +4,8 @@ import { execFile } from "node:child_process";
 import { access, chmod, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { bundled } from "../images/bundle.ts";
 import { packageVersion } from "./plugins/version.ts";
 
 const run = promisify(execFile);
@@ -17,6 +17,9 @@ const probeSeconds = 5;
 const installMinutes = 5;
 /** Tells a stand-in from the real plugin; it holds the path of the code that the stand-in runs. */
 export const standInMarker = "siem-ha-stand-in";
+
+/** Asks for a file beside its own code, and only when a daemon is reached over SSH, which stand-ins never do. */
+export const unbundled = ["ssh2"];
 
 /** What the local stack's plugins are: the real ones, or ours. */
 export type PluginKind = "real" | "stand-in";
@@ -109,15 +112,15 @@ async function installReal(
 
 /** Writes the folder that the engine runs a plugin from; whole or not at all. */
 export async function installStandIn(folder: string, name: PluginName): Promise<void> {
-  const main = fileURLToPath(new URL(`./plugins/${name}/main.ts`, import.meta.url));
-  const tsx = fileURLToPath(import.meta.resolve("tsx"));
+  const here = import.meta.dirname;
+  const main = bundled(join(here, "plugins", name, "main.ts"), join(here, ".."), unbundled);
   const script = `#!/bin/sh
 # Stand-in for Pulumi's ${name} plugin (see offline/README.md of siem-ha). Written again by every "npm run up".
 node=${quoted(process.execPath)}
 main=${quoted(main)}
 [ -x "$node" ] || node=node
 [ -f "$main" ] || { echo "the siem-ha clone of this stand-in is gone: $main; run npm run up in another" >&2; exit 1; }
-exec "$node" --import ${quoted(tsx)} "$main" "$@"
+exec "$node" "$main" "$@"
 `;
   const binary = join(folder, `pulumi-resource-${name}`);
   if ((await readFile(binary, "utf8").catch(() => undefined)) === script) return;

@@ -3,36 +3,17 @@
 // `main()` of @pulumi/pulumi/provider is not used because it answers Configure itself (so a plugin never sees
 // `host`), does not hand over old inputs, and can't answer in previews.
 
-import { createRequire } from "node:module";
 import * as grpc from "@grpc/grpc-js";
-import type { EngineClient } from "@pulumi/pulumi/proto/engine_grpc_pb.js";
-import type { Struct } from "google-protobuf/google/protobuf/struct_pb.js";
-
 // Generated CommonJS whose named exports Node can't see from an ES module.
-const require = createRequire(import.meta.url);
-const services =
-  require("@pulumi/pulumi/proto/provider_grpc_pb.js") as typeof import("@pulumi/pulumi/proto/provider_grpc_pb.js");
-const proto =
-  require("@pulumi/pulumi/proto/provider_pb.js") as typeof import("@pulumi/pulumi/proto/provider_pb.js");
-const pluginProto =
-  require("@pulumi/pulumi/proto/plugin_pb.js") as typeof import("@pulumi/pulumi/proto/plugin_pb.js");
-const engineProto =
-  require("@pulumi/pulumi/proto/engine_pb.js") as typeof import("@pulumi/pulumi/proto/engine_pb.js");
-const structs =
-  require("google-protobuf/google/protobuf/struct_pb.js") as typeof import("google-protobuf/google/protobuf/struct_pb.js");
-const empty =
-  require("google-protobuf/google/protobuf/empty_pb.js") as typeof import("google-protobuf/google/protobuf/empty_pb.js");
-const any =
-  require("google-protobuf/google/protobuf/any_pb.js") as typeof import("google-protobuf/google/protobuf/any_pb.js");
-// These two ship without type declarations that fit.
-const { Status } = require("@pulumi/pulumi/proto/status_pb.js") as {
-  Status: new () => {
-    setCode(code: number): void;
-    setMessage(message: string): void;
-    addDetails(detail: unknown): void;
-    serializeBinary(): Uint8Array;
-  };
-};
+import engineServices, { type EngineClient } from "@pulumi/pulumi/proto/engine_grpc_pb.js";
+import engineProto from "@pulumi/pulumi/proto/engine_pb.js";
+import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
+import services from "@pulumi/pulumi/proto/provider_grpc_pb.js";
+import proto from "@pulumi/pulumi/proto/provider_pb.js";
+import statusProto from "@pulumi/pulumi/proto/status_pb.js";
+import any from "google-protobuf/google/protobuf/any_pb.js";
+import empty from "google-protobuf/google/protobuf/empty_pb.js";
+import structs, { type Struct } from "google-protobuf/google/protobuf/struct_pb.js";
 
 /** Values as the engine sends them: JSON, with unknowns as a marker string and secrets stripped. */
 export type Props = Record<string, unknown>;
@@ -187,7 +168,7 @@ function grpcError(error: unknown): object {
     detail.setReasonsList([message]);
     const packed = new any.Any();
     packed.pack(detail.serializeBinary(), "pulumirpc.ErrorResourceInitFailed");
-    const status = new Status();
+    const status = new statusProto.Status();
     status.setCode(grpc.status.UNKNOWN);
     status.setMessage(message);
     status.addDetails(packed);
@@ -205,10 +186,7 @@ export async function serve(plugin: Plugin, argv: readonly string[]): Promise<vo
 
   function logTo(urn: string, message: string, severity: "info" | "warning" = "info"): void {
     if (engineAddress === undefined) return;
-    // Loaded only when there is something to say: most plugin processes never log.
-    const client =
-      require("@pulumi/pulumi/proto/engine_grpc_pb.js") as typeof import("@pulumi/pulumi/proto/engine_grpc_pb.js");
-    engine ??= new client.EngineClient(engineAddress, grpc.credentials.createInsecure(), options);
+    engine ??= new engineServices.EngineClient(engineAddress, grpc.credentials.createInsecure(), options);
     const request = new engineProto.LogRequest();
     request.setUrn(urn);
     request.setMessage(message);

@@ -6,11 +6,13 @@ import type { Failure, Props, ResourceKind } from "../plugins/server.ts";
 import { unknown } from "../plugins/server.ts";
 import { diffContainer, recorded, refreshed } from "../plugins/docker/container.ts";
 import { autoname, compare } from "../plugins/docker/naming.ts";
+import { networkRules } from "../plugins/docker/network.ts";
 import { dockerVolumeType, type Thing, unreachable, type World } from "./world.ts";
 
 export const containerType = "docker:index/container:Container";
 const commandType = "command:local:Command";
 const imageType = "docker:index/remoteImage:RemoteImage";
+const networkType = "docker:index/network:Network";
 
 /** Provider config, of which only the host matters here. */
 export class Connection {
@@ -192,6 +194,21 @@ export function dockerKinds(world: World, connection: Connection): Record<string
         },
       }),
       // Its files are on the data disk, so a new machine has it too.
+      remove: () => undefined,
+    }),
+
+    [networkType]: kind(networkType, {
+      ...networkRules,
+      make(news, host) {
+        const name = String(news["name"]);
+        if (here(host, networkType).some((other) => other.state["name"] === name)) {
+          throw new Error(
+            `Unable to create network: Error response from daemon: network with name ${name} already exists`,
+          );
+        }
+        return { id: randomBytes(32).toString("hex"), state: { driver: "bridge", ...news, scope: "local" } };
+      },
+      // The real plugin takes a network that is gone for removed.
       remove: () => undefined,
     }),
 

@@ -2,7 +2,8 @@
 
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { bundled } from "../../images/bundle.ts";
+import { unbundled } from "../plugins.ts";
 import { packageVersion } from "../plugins/version.ts";
 import { plugins } from "./world.ts";
 
@@ -11,15 +12,12 @@ const startSeconds = 60;
 
 /** Installs all three, with the versions of the SDKs in node_modules. */
 export function installRecorders(pulumiHome: string): void {
-  const main = fileURLToPath(new URL("./main.ts", import.meta.url));
-  const tsx = fileURLToPath(import.meta.resolve("tsx"));
+  const main = bundled(join(import.meta.dirname, "main.ts"), join(import.meta.dirname, "../.."), unbundled);
   for (const name of plugins) {
     const folder = join(pulumiHome, "plugins", `resource-${name}-v${packageVersion(`@pulumi/${name}`)}`);
     mkdirSync(folder, { recursive: true });
     const binary = join(folder, `pulumi-resource-${name}`);
-    const words = [process.execPath, "--import", tsx, main, name].map(
-      (word) => `'${word.replaceAll("'", `'\\''`)}'`,
-    );
+    const words = [process.execPath, main, name].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
     writeFileSync(binary, launcher(words.join(" ")));
     chmodSync(binary, 0o755);
   }

@@ -1,8 +1,9 @@
 // One recording plugin, named by the first argument: aws, docker or command. The engine starts one process for each
 // provider of a stack.
 
-import { createRequire } from "node:module";
 import * as grpc from "@grpc/grpc-js";
+import proto from "@pulumi/pulumi/proto/provider_pb.js";
+import structs from "google-protobuf/google/protobuf/struct_pb.js";
 import type { Props } from "../plugins/server.ts";
 import { type Plugin, serve } from "../plugins/server.ts";
 import { packageVersion } from "../plugins/version.ts";
@@ -20,17 +21,12 @@ const world = new World(folder);
 
 /** The common server knows resources only; AWS's plugin answers invokes too. */
 function answerInvokes(answer: (token: string, args: Props) => Props): void {
-  const require = createRequire(import.meta.url);
-  const proto =
-    require("@pulumi/pulumi/proto/provider_pb.js") as typeof import("@pulumi/pulumi/proto/provider_pb.js");
-  const { Struct } =
-    require("google-protobuf/google/protobuf/struct_pb.js") as typeof import("google-protobuf/google/protobuf/struct_pb.js");
   type Request = InstanceType<typeof proto.InvokeRequest>;
   const handler: grpc.handleUnaryCall<Request, unknown> = ({ request }, callback) => {
     try {
       const response = new proto.InvokeResponse();
       const answered = answer(request.getTok(), request.getArgs()?.toJavaScript() ?? {});
-      response.setReturn(Struct.fromJavaScript(JSON.parse(JSON.stringify(answered)) as never));
+      response.setReturn(structs.Struct.fromJavaScript(JSON.parse(JSON.stringify(answered)) as never));
       callback(null, response);
     } catch (error) {
       callback({ code: grpc.status.UNKNOWN, details: (error as Error).message });

@@ -52,6 +52,15 @@ if (kind === "nothing" || kind === "breaks") {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
+/** Signals a process, or a group (negative), that may have ended by now: the first signal can be all it needs. */
+function signal(pid: number, name: NodeJS.Signals) {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
 /** Runs the command, and signals its whole group, as a terminal does, each time that it has said so much. */
 function run(args: string[], signals: [after: string, signal: NodeJS.Signals][]) {
   return new Promise<{ code: number | null; said: string }>((resolve) => {
@@ -69,8 +78,8 @@ function run(args: string[], signals: [after: string, signal: NodeJS.Signals][])
       const { pid } = child;
       // Twice within a moment, as npm passes on what the terminal has sent already; a person's next one comes later.
       const beat = sent === 1 ? 0 : 600;
-      setTimeout(() => process.kill(-pid, next[1]), beat);
-      setTimeout(() => process.kill(pid, next[1]), beat + 20);
+      setTimeout(() => signal(-pid, next[1]), beat);
+      setTimeout(() => signal(pid, next[1]), beat + 20);
     });
     child.once("close", (code) => resolve({ code, said }));
   });

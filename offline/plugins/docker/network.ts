@@ -42,22 +42,27 @@ const fields: Fields = {
   options: "map",
 };
 
+/** What of a network is decided without a daemon. */
+export const networkRules: Pick<ResourceKind, "check" | "diff"> = {
+  check: (news, olds, context) => ({
+    defaults: autoname(news, olds, context),
+    failures: refuse(news, fields, "docker.Network"),
+  }),
+  // What the program left to Docker is recorded as Docker chose it, and is no change.
+  diff: (state, news, oldInputs) =>
+    compare(
+      state,
+      news,
+      Object.keys(fields).filter((field) => field in news || field in oldInputs),
+      [],
+      ["labels", "ipamConfigs"],
+    ),
+};
+
 /** The network type on one daemon. */
 export function networkKind(daemon: Daemon): ResourceKind {
   return {
-    check: (news, olds, context) => ({
-      defaults: autoname(news, olds, context),
-      failures: refuse(news, fields, "docker.Network"),
-    }),
-    // What the program left to Docker is recorded as Docker chose it, and is no change.
-    diff: (state, news, oldInputs) =>
-      compare(
-        state,
-        news,
-        Object.keys(fields).filter((field) => field in news || field in oldInputs),
-        [],
-        ["labels", "ipamConfigs"],
-      ),
+    ...networkRules,
 
     async create(news) {
       const inputs = news as unknown as Inputs;
