@@ -69,32 +69,24 @@ export function countsOf(stack: RecordedStack): { readonly resources: number; re
   };
 }
 
-/** Runs it as `npm run up` and a preview do. @throws when it fails. */
-async function run(stack: RecordedStack, operation: Timed): Promise<Run> {
-  const done = await stack.run(operation, operation === "up" ? { refresh: true } : {});
-  if (!done.ok) throw new Error(`the ${operation} failed:\n${done.errors.join("\n")}`);
-  return done;
+/** The first `up`, which is not measured. @throws when it fails. */
+export async function deploy(stack: RecordedStack): Promise<void> {
+  succeeded("up", await stack.run("up", { refresh: true }));
 }
 
-/** The first `up`, which is not measured. */
-export async function deploy(stack: RecordedStack): Promise<void> {
-  const variable = "PULUMI_SKIP_CHECKPOINTS";
-  // The whole state is otherwise written anew after each step: minutes, with a thousand resources.
-  process.env[variable] = "true";
-  try {
-    await run(stack, "up");
-  } finally {
-    delete process.env[variable];
-  }
+function succeeded(operation: Timed, run: Run): Run {
+  if (!run.ok) throw new Error(`the ${operation} failed:\n${run.errors.join("\n")}`);
+  return run;
 }
 
 /**
- * Runs what has nothing to do.
+ * Runs what has nothing to do, as `npm run up` and a preview do.
  * @returns how many seconds it took.
  * @throws when it had something to do.
  */
 export async function idle(stack: RecordedStack, operation: Timed): Promise<number> {
-  const { changes, seconds } = await run(stack, operation);
+  const options = { checkpoints: true, ...(operation === "up" && { refresh: true }) };
+  const { changes, seconds } = succeeded(operation, await stack.run(operation, options));
   const { same = 0, ...changed } = changes;
   if (same === 0 || Object.keys(changed).length > 0) {
     throw new Error(`the ${operation} was to find everything as it is, but found ${JSON.stringify(changes)}`);

@@ -22,6 +22,11 @@ export interface Request {
   /** URNs to replace. */
   readonly replace?: readonly string[];
   readonly refresh?: boolean;
+  /**
+   * The state is written after each step, as it always is in real life: a second and more of nothing but that for
+   * each ten steps of a few hundred resources. @default it is written once, at the end
+   */
+  readonly checkpoints?: boolean;
   /** For a destroy, which the Automation API does without the preview that `pulumi destroy` begins with. */
   readonly previewOnly?: boolean;
 }
@@ -67,6 +72,7 @@ async function main(operation: string | undefined, request: Request): Promise<Re
         PULUMI_CONFIG_PASSPHRASE: passphrase,
         PULUMI_BACKEND_URL: backend.url,
         PULUMI_SKIP_UPDATE_CHECK: "true",
+        PULUMI_SKIP_CHECKPOINTS: String(request.checkpoints !== true),
         [folderVariable]: folder,
       },
     },
@@ -135,6 +141,8 @@ function plainText(message: string): string {
 }
 
 if (process.argv[1]?.endsWith("engine/run.ts") === true) {
+  // As ops/run.mjs does.
+  process.setSourceMapsEnabled(false);
   try {
     console.error(startedLine);
     const result = await main(process.argv[2], JSON.parse(await text(process.stdin)) as Request);

@@ -1,6 +1,6 @@
 // One stack's whole life on real Docker, by the commands people type: up, verify, send, read back, up again, down.
 
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect as dial } from "node:net";
 import { tmpdir } from "node:os";
@@ -343,13 +343,16 @@ describe.skipIf(!reachable)("a stack's life", () => {
     },
   );
 
-  it("moves the VIP when the holder's HAProxy stops, and serves on", async () => {
+  // A machine that stalls for a third of a second loses three advertisements, and then the address rightly moves once
+  // more; what is wrong moves it each time.
+  it("moves the VIP when the holder's HAProxy stops, and serves on", { retry: 2 }, async () => {
     const { api } = entry(topology, config);
     const held = (keeper: (typeof topology.keepalived)[number]) =>
       shell(reach, holdsVip(keeper, topology)).then(
         () => true,
         () => false,
       );
+    const began = Math.floor(Date.now() / 1000);
     const holders = await Promise.all(topology.keepalived.map(held));
     expect(holders.filter(Boolean)).toHaveLength(1);
     const proxy = topology.haproxy[holders.indexOf(true)];
@@ -369,12 +372,17 @@ describe.skipIf(!reachable)("a stack's life", () => {
     } finally {
       await docker.getContainer(proxy.name).start();
     }
-    // It comes back as a backup: the address stays where it is.
-    await expect
-      .poll(async () => (await succeeds("verify", "-s", stackName)).includes(`held by ${other.node.name}`), {
-        timeout: 60_000,
-      })
-      .toBe(true);
+    try {
+      // It comes back as a backup: the address stays where it is.
+      await expect.poll(() => succeeds("verify", "-s", stackName), { timeout: 60_000 }).toContain("held by");
+      expect(await succeeds("verify", "-s", stackName)).toContain(`held by ${other.node.name}`);
+    } catch (error) {
+      for (const { name } of [...topology.haproxy, ...topology.keepalived])
+        console.log(
+          `${name} since ${began}:\n${spawnSync("docker", ["logs", "--timestamps", "--since", String(began), name], { encoding: "utf8" }).stderr}`,
+        );
+      throw error;
+    }
   });
 
   it("shows readers what it acknowledged, once each, whatever comes in and whatever restarts", async () => {
