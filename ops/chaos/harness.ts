@@ -18,7 +18,7 @@ import { partsNow } from "./parts.ts";
 import { Probe } from "./probe.ts";
 import { type Scenario } from "./scenarios.ts";
 import { removeTools, type Tools } from "./tools.ts";
-import { contract, judge, limitText, type Measured, type Result } from "./verdict.ts";
+import { contract, judge, type Measured, type Result } from "./verdict.ts";
 
 /** Load before anything is broken, so that there is something to lose. */
 const calmMs = 500;
@@ -90,14 +90,12 @@ export class Harness {
     const { context } = this.#options;
     const { topology, config } = context;
     const began = Date.now();
-    const limit = limitText(scenario);
     const head = {
       scenario: scenario.name,
       breaks: scenario.breaks,
       heals: scenario.heals,
       began: new Date(began).toISOString(),
-      ...(limit === undefined ? {} : { limit }),
-      ...(scenario.promise?.limit === "outage" ? { limitMs: scenario.promise.ms } : {}),
+      ...(scenario.promise === undefined ? {} : { promise: scenario.promise }),
     };
     const seconds = () => Math.round((Date.now() - began) / 100) / 10;
     const name = `chaos-${this.#run}-${++this.#count}`;

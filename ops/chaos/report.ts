@@ -2,7 +2,7 @@
 
 import Table from "cli-table3";
 import { type Scenario } from "./scenarios.ts";
-import { contract, type Measured, type Result } from "./verdict.ts";
+import { contract, limitText, type Measured, type Result } from "./verdict.ts";
 
 /** How and where the results came to be. */
 export interface Circumstances {
@@ -21,8 +21,7 @@ export interface Summary {
   readonly scenario: string;
   readonly breaks: string;
   readonly heals: Scenario["heals"];
-  readonly limit?: string;
-  readonly limitMs?: number;
+  readonly promise?: NonNullable<Scenario["promise"]>;
   readonly runs: number;
   readonly skipped?: string;
   readonly worst?: {
@@ -63,8 +62,7 @@ export function summarize(results: readonly Result[]): Summary[] {
       scenario: first.scenario,
       breaks: first.breaks,
       heals: first.heals,
-      ...(first.limit === undefined ? {} : { limit: first.limit }),
-      ...(first.limitMs === undefined ? {} : { limitMs: first.limitMs }),
+      ...(first.promise === undefined ? {} : { promise: first.promise }),
       runs: all.length,
       ...(skipped === undefined ? {} : { skipped }),
       ...(all.length === 0
@@ -119,7 +117,7 @@ const columns = [
 ];
 
 function cells(summary: Summary): string[] {
-  const { scenario, runs, limit = "", limitMs, worst, acknowledged, lost, twice, skipped } = summary;
+  const { scenario, runs, promise, worst, acknowledged, lost, twice, skipped } = summary;
   const end = [String(acknowledged), String(lost), String(twice), verdictOf(summary)];
   if (worst === undefined)
     return [scenario, "0", ...Array<string>(columns.length - 3).fill("–"), `skipped: ${skipped ?? ""}`];
@@ -127,7 +125,7 @@ function cells(summary: Summary): string[] {
     scenario,
     String(runs),
     `${worst.vipOutageMs} ms`,
-    limitMs === undefined ? limit : `${(worst.vipOutageMs / limitMs).toFixed(2)} × ${limit}`,
+    `${promise?.limit === "outage" ? `${(worst.vipOutageMs / promise.ms).toFixed(2)} × ` : ""}${limitText(summary) ?? ""}`,
     `${worst.vipFailed} of ${worst.vipRequests}`,
     `${worst.postsFailed}, ${secondsOf(worst.postsGapMs)}`,
     `${worst.readsFailed}, ${secondsOf(worst.readsGapMs)}`,
@@ -148,9 +146,9 @@ export function renderLine(result: Result): string {
     ...result.broken.map((text) => `BROKEN: ${text}`),
     ...result.missed.map((text) => `missed: ${text}`),
   ];
-  const limit = result.limit === undefined ? "" : ` (limit ${result.limit})`;
+  const limit = limitText(result);
   return [
-    `VIP out ${worst.vipOutageMs} ms${limit}, ${worst.vipFailed} of ${worst.vipRequests} failed; posts ${worst.postsFailed} failed, longest wait ${secondsOf(worst.postsGapMs)}; reads ${worst.readsFailed} failed, ${secondsOf(worst.readsGapMs)}; well after ${worst.healthySeconds ?? "never"} s; two holders ${worst.overlapMs} ms; ${summary.acknowledged} acknowledged, ${summary.lost} lost, ${summary.twice} twice (${result.seconds} s in all)`,
+    `VIP out ${worst.vipOutageMs} ms${limit === undefined ? "" : ` (limit ${limit})`}, ${worst.vipFailed} of ${worst.vipRequests} failed; posts ${worst.postsFailed} failed, longest wait ${secondsOf(worst.postsGapMs)}; reads ${worst.readsFailed} failed, ${secondsOf(worst.readsGapMs)}; well after ${worst.healthySeconds ?? "never"} s; two holders ${worst.overlapMs} ms; ${summary.acknowledged} acknowledged, ${summary.lost} lost, ${summary.twice} twice (${result.seconds} s in all)`,
     ...problems,
   ].join("\n  ");
 }

@@ -53,10 +53,8 @@ export interface Result {
   readonly broken: readonly string[];
   /** Time limits that were missed: a loaded machine does that too. */
   readonly missed: readonly string[];
-  /** The limit for clients of the VIP, for people. */
-  readonly limit?: string;
-  /** The same in milliseconds, where it is a time. */
-  readonly limitMs?: number;
+  /** The limit for clients of the VIP. @default none */
+  readonly promise?: NonNullable<Scenario["promise"]>;
 }
 
 const some = (ids: readonly string[]) =>

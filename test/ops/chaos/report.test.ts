@@ -35,8 +35,7 @@ const resultOf = (measured: Measured, scenario = "haproxy-holder-kill"): Result 
   heals: "by the supervisor",
   began: "2026-11-21T21:00:00.000Z",
   seconds: 9.5,
-  limit: "100 ms",
-  limitMs: 100,
+  promise,
   measured,
   ...judge({ promise }, measured),
 });
