@@ -25,13 +25,15 @@ export function renderClickhouseConfig(topology: Topology, self: Replica): Recor
   <disable_internal_dns_cache>1</disable_internal_dns_cache>
 </yandex>
 `,
+    // Addresses, because a name is known to Docker only while its node runs: ClickHouse 18.16 hangs for good when it starts
+    // and can't resolve one, as after a restart of the daemon, which starts all nodes in any order.
     "30-zookeeper.xml": `<yandex>
   ${header}
   <zookeeper replace="replace">
 ${topology.zookeeper
   .map(
     (zk) =>
-      `    <node index="${zk.slot}"><host>${zk.alias}</host><port>${ports.zookeeperClient.number}</port></node>`,
+      `    <node index="${zk.slot}"><host>${zk.node.address}</host><port>${ports.zookeeperClient.number}</port></node>`,
   )
   .join("\n")}
     <session_timeout_ms>6000</session_timeout_ms>

@@ -169,7 +169,7 @@ function connections(topology: Topology): Record<Role, Set<string>> {
         ...topology.clickhouse.flatMap((self) => Object.values(renderClickhouseConfig(topology, self))),
       ].map((xml) =>
         xml
-          .replace(/<host>([\w-]+)<\/host><port>(\d+)<\/port>/g, " $1:$2 ")
+          .replace(/<host>([\w.-]+)<\/host><port>(\d+)<\/port>/g, " $1:$2 ")
           .replace(/<interserver_http_port>(\d+)<[^]*<interserver_http_host>([\w-]+)</g, " $2:$1 "),
       ),
     ],
