@@ -16,6 +16,7 @@ import {
   renderMigration,
   renderSchemaScript,
 } from "../render/clickhouse.ts";
+import { clickhouseEntry, renderClickhouseEntry } from "../render/clickhouse-entry.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate, onceOn } from "./gate.ts";
 import { retention } from "./retention.ts";
@@ -58,6 +59,7 @@ export class ClickHouse extends pulumi.ComponentResource {
         { parent: this },
       );
       const files: Record<string, pulumi.Input<string>> = {
+        [clickhouseEntry]: renderClickhouseEntry(topology),
         "/etc/clickhouse-server/config.d/20-cluster.xml": password.apply((value) =>
           renderClickhouseCluster(topology, value),
         ),
@@ -73,6 +75,7 @@ export class ClickHouse extends pulumi.ComponentResource {
           place,
           containerName: replica.name,
           image: place.host.image("clickhouse"),
+          command: ["bash", clickhouseEntry],
           // Users come from users.d; the current image would otherwise write its own restricted default user.
           environment: { CLICKHOUSE_SKIP_USER_SETUP: "1" },
           files,

@@ -312,8 +312,8 @@ describe.skipIf(!shellcheck)("shellcheck", () => {
     expect(stdout).toBe("");
     expect(status).toBe(0);
   });
-  it("has nothing to say about HAProxy's first process either", () => {
-    expect(check(join(import.meta.dirname, "../golden/pair-entry.sh")).stdout).toBe("");
+  it.each(["pair-entry.sh", "clickhouse-entry.sh"])("has nothing to say about %s either", (name) => {
+    expect(check(join(import.meta.dirname, "../golden", name)).stdout).toBe("");
   });
   it("refuses a broken script, so that the check can fail", () => {
     const directory = mkdtempSync(join(tmpdir(), "siem-ha-shellcheck-"));
