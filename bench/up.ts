@@ -4,12 +4,13 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { labelOf } from "../components/config.ts";
+import { whileBusy } from "../offline/plugins/docker/daemon.ts";
 import { connect, inventory } from "../ops/daemon.ts";
 import { root, stackConfig } from "../ops/workspace.ts";
 import { median, report, verdict } from "./report.ts";
 
 const run = promisify(execFile);
-const rounds = 3;
+const rounds = 2;
 
 async function npm(script: string, stackName: string): Promise<string> {
   const { stdout } = await run("npm", ["run", "--silent", script, "--", "--stack", stackName], {
@@ -28,7 +29,10 @@ async function remove(stackName: string): Promise<void> {
     left.containers.map(({ id }) => docker.getContainer(id).remove({ force: true, v: true })),
   );
   await Promise.all(left.volumes.map((name) => docker.getVolume(name).remove()));
-  await Promise.all(left.networks.map(({ id }) => docker.getNetwork(id).remove()));
+  // A container that was just removed counts for a moment yet.
+  await Promise.all(
+    left.networks.map(({ id }) => whileBusy(`network ${id}`, 30, () => docker.getNetwork(id).remove())),
+  );
 }
 
 /** Runs both ways in turn, on a stack that must not exist yet. */
@@ -62,6 +66,7 @@ export async function benchUp(stackName: string): Promise<void> {
       await remove(stackName);
     }
     if (!(deploy > 0 && plain > 0)) throw new Error(`no time to be found in:\n${said}`);
+    process.stderr.write(`round ${round}: deploy ${deploy} s, whole ${whole} s, plain ${plain} s\n`);
     if (round === 0) continue;
     ratios.push(deploy / plain);
     wholes.push(whole / plain);
