@@ -73,7 +73,10 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
   const whole = plan({ net });
   const topology: Topology = {
     ...whole,
-    zookeeper: whole.zookeeper.slice(0, 1),
+    // Beside Kafka in the stack; here each has an address of its own.
+    zookeeper: whole.zookeeper
+      .slice(0, 1)
+      .map((one) => ({ ...one, node: { ...one.node, address: `${net}.20` } })),
     kafka: whole.kafka.slice(0, Math.max(1, options.brokers)),
     clickhouse: whole.clickhouse.slice(0, options.replicas),
   };
@@ -88,8 +91,7 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
   const folder = mkdtempSync(join(tmpdir(), `${stack}-plane-`));
   chmodSync(folder, 0o755);
   const container = (alias: string): string => `${stack}-${alias}`;
-  const address = (replica: Replica): string =>
-    replica.alias.startsWith("zookeeper") ? `${net}.20` : replica.node.address;
+  const address = ({ node }: Replica): string => node.address;
   const on = (replica: Replica): string[] => [
     `--network=${stack}`,
     `--network-alias=${replica.alias}`,
