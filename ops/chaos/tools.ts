@@ -5,6 +5,7 @@ import { execFile, spawn } from "node:child_process";
 import { promisify } from "node:util";
 import type Docker from "dockerode";
 import { nameFrom } from "../../components/config.ts";
+import { whileBusy } from "../../offline/plugins/docker/daemon.ts";
 
 const run = promisify(execFile);
 
@@ -79,13 +80,7 @@ export async function removeTools({ docker, label }: Pick<Tools, "docker" | "lab
     all: true,
     filters: { label: [`${chaosLabel}=${label}`] },
   });
-  for (const { Id } of left) {
-    await docker
-      .getContainer(Id)
-      .remove({ force: true })
-      .catch((error: unknown) => {
-        // With --rm it goes by itself too.
-        if (![404, 409].includes((error as { statusCode?: number }).statusCode ?? 0)) throw error;
-      });
-  }
+  // With --rm it goes by itself too: then somebody is at it already, and it is waited for.
+  for (const { Id } of left)
+    await whileBusy(`container ${Id}`, 30, () => docker.getContainer(Id).remove({ force: true }));
 }
