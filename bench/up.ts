@@ -29,7 +29,7 @@ async function remove(stackName: string): Promise<void> {
     left.containers.map(({ id }) => docker.getContainer(id).remove({ force: true, v: true })),
   );
   await Promise.all(left.volumes.map((name) => docker.getVolume(name).remove()));
-  // A container that was just removed counts for a moment yet.
+  // Docker was seen to count containers that were gone.
   await Promise.all(
     left.networks.map(({ id }) => whileBusy(`network ${id}`, 30, () => docker.getNetwork(id).remove())),
   );
@@ -66,13 +66,12 @@ export async function benchUp(stackName: string): Promise<void> {
       await remove(stackName);
     }
     if (!(deploy > 0 && plain > 0)) throw new Error(`no time to be found in:\n${said}`);
-    process.stderr.write(`round ${round}: deploy ${deploy} s, whole ${whole} s, plain ${plain} s\n`);
+    const row = `| ${round} | ${deploy.toFixed(1)} s | ${whole.toFixed(1)} s | ${plain.toFixed(1)} s | ${(deploy / plain).toFixed(2)} |`;
+    process.stderr.write(`${row}\n`);
     if (round === 0) continue;
     ratios.push(deploy / plain);
     wholes.push(whole / plain);
-    rows.push(
-      `| ${round} | ${deploy.toFixed(1)} s | ${whole.toFixed(1)} s | ${plain.toFixed(1)} s | ${(deploy / plain).toFixed(2)} |`,
-    );
+    rows.push(row);
   }
   await report(
     "up",

@@ -19,7 +19,13 @@ const installMinutes = 5;
 export const standInMarker = "siem-ha-stand-in";
 
 /** Asks for a file beside its own code, and only when a daemon is reached over SSH, which stand-ins never do. */
-export const unbundled = ["ssh2"];
+const unbundled = ["ssh2"];
+
+/** The one file that runs a plugin of this folder. */
+export function pluginProgram(entry: string): string {
+  const here = import.meta.dirname;
+  return bundled(join(here, entry), join(here, ".."), unbundled);
+}
 
 /** What the local stack's plugins are: the real ones, or ours. */
 export type PluginKind = "real" | "stand-in";
@@ -112,8 +118,7 @@ async function installReal(
 
 /** Writes the folder that the engine runs a plugin from; whole or not at all. */
 export async function installStandIn(folder: string, name: PluginName): Promise<void> {
-  const here = import.meta.dirname;
-  const main = bundled(join(here, "plugins", name, "main.ts"), join(here, ".."), unbundled);
+  const main = pluginProgram(`plugins/${name}/main.ts`);
   const script = `#!/bin/sh
 # Stand-in for Pulumi's ${name} plugin (see offline/README.md of siem-ha). Written again by every "npm run up".
 node=${quoted(process.execPath)}
@@ -142,7 +147,7 @@ exec "$node" "$main" "$@"
 }
 
 /** A word for sh. */
-function quoted(text: string): string {
+export function quoted(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 

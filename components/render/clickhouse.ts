@@ -25,8 +25,8 @@ export function renderClickhouseConfig(topology: Topology, self: Replica): Recor
   <disable_internal_dns_cache>1</disable_internal_dns_cache>
 </yandex>
 `,
-    // Addresses, because a name is known to Docker only while its node runs: ClickHouse 18.16 hangs for good when it starts
-    // and can't resolve one, as after a restart of the daemon, which starts all nodes in any order.
+    // Addresses, because Docker knows a name only while its node runs, and ClickHouse 18.16 that starts and can resolve
+    // none may hang for good (decision 16).
     "30-zookeeper.xml": `<yandex>
   ${header}
   <zookeeper replace="replace">

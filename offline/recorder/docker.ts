@@ -7,6 +7,7 @@ import { unknown } from "../plugins/server.ts";
 import { diffContainer, recorded, refreshed } from "../plugins/docker/container.ts";
 import { autoname, compare } from "../plugins/docker/naming.ts";
 import { networkRules } from "../plugins/docker/network.ts";
+import { volumeRules } from "../plugins/docker/volume.ts";
 import { dockerVolumeType, type Thing, unreachable, type World } from "./world.ts";
 
 export const containerType = "docker:index/container:Container";
@@ -176,15 +177,7 @@ export function dockerKinds(world: World, connection: Connection): Record<string
     }),
 
     [dockerVolumeType]: kind(dockerVolumeType, {
-      check: (news, olds, context) => ({ defaults: autoname(news, olds, context), failures: [] }),
-      diff: (state, news, olds) =>
-        compare(
-          state,
-          news,
-          ["name", "driver", "driverOpts", "labels"].filter((field) => field in news || field in olds),
-          [],
-          ["labels"],
-        ),
+      ...volumeRules,
       make: (news) => ({
         id: String(news["name"]),
         state: {

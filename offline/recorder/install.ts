@@ -2,8 +2,7 @@
 
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { bundled } from "../../images/bundle.ts";
-import { unbundled } from "../plugins.ts";
+import { pluginProgram, quoted } from "../plugins.ts";
 import { packageVersion } from "../plugins/version.ts";
 import { plugins } from "./world.ts";
 
@@ -12,12 +11,12 @@ const startSeconds = 60;
 
 /** Installs all three, with the versions of the SDKs in node_modules. */
 export function installRecorders(pulumiHome: string): void {
-  const main = bundled(join(import.meta.dirname, "main.ts"), join(import.meta.dirname, "../.."), unbundled);
+  const main = pluginProgram("recorder/main.ts");
   for (const name of plugins) {
     const folder = join(pulumiHome, "plugins", `resource-${name}-v${packageVersion(`@pulumi/${name}`)}`);
     mkdirSync(folder, { recursive: true });
     const binary = join(folder, `pulumi-resource-${name}`);
-    const words = [process.execPath, main, name].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
+    const words = [process.execPath, main, name].map(quoted);
     writeFileSync(binary, launcher(words.join(" ")));
     chmodSync(binary, 0o755);
   }

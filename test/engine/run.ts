@@ -23,8 +23,8 @@ export interface Request {
   readonly replace?: readonly string[];
   readonly refresh?: boolean;
   /**
-   * The state is written after each step, as it always is in real life: a second and more of nothing but that for
-   * each ten steps of a few hundred resources. @default it is written once, at the end
+   * The state is written after each step, as it always is in real life; with some hundred resources that takes longer
+   * than the steps. @default it is written once, at the end
    */
   readonly checkpoints?: boolean;
   /** For a destroy, which the Automation API does without the preview that `pulumi destroy` begins with. */

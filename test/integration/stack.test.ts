@@ -374,13 +374,17 @@ describe.skipIf(!reachable)("a stack's life", () => {
     }
     try {
       // It comes back as a backup: the address stays where it is.
-      await expect.poll(() => succeeds("verify", "-s", stackName), { timeout: 60_000 }).toContain("held by");
-      expect(await succeeds("verify", "-s", stackName)).toContain(`held by ${other.node.name}`);
+      let said = "";
+      await expect
+        .poll(async () => (said = await succeeds("verify", "-s", stackName)), { timeout: 60_000 })
+        .toContain("held by");
+      expect(said).toContain(`held by ${other.node.name}`);
     } catch (error) {
-      for (const { name } of [...topology.haproxy, ...topology.keepalived])
-        console.log(
-          `${name} since ${began}:\n${spawnSync("docker", ["logs", "--timestamps", "--since", String(began), name], { encoding: "utf8" }).stderr}`,
-        );
+      for (const { name } of [...topology.haproxy, ...topology.keepalived]) {
+        const asked = ["logs", "--timestamps", "--since", String(began), name];
+        const { stdout, stderr } = spawnSync("docker", asked, { encoding: "utf8" });
+        console.log(`${name} since ${began}:\n${stdout}${stderr}`);
+      }
       throw error;
     }
   });

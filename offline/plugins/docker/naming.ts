@@ -1,8 +1,9 @@
 // Names and diffs that are alike for every Docker type.
 
 import { randomBytes } from "node:crypto";
-import type { Change, Context, Props } from "../server.ts";
+import type { Change, Context, Props, ResourceKind } from "../server.ts";
 import { same } from "../server.ts";
+import { type Fields, refuse } from "../shape.ts";
 
 /** The name to use where the program gave none: the old one, or the resource's with a random tail. */
 export function autoname(news: Props, olds: Props, context: Context): Props {
@@ -25,6 +26,29 @@ export function compare(
   }
   // Two things can't have one name at the same time.
   return { properties, deleteBeforeReplace: state.name === news.name };
+}
+
+/** What is decided without a daemon, of a type whose every input forces a replacement. */
+export function replacedRules(
+  type: string,
+  fields: Fields,
+  sets: readonly string[],
+): Pick<ResourceKind, "check" | "diff"> {
+  return {
+    check: (news, olds, context) => ({
+      defaults: autoname(news, olds, context),
+      failures: refuse(news, fields, type),
+    }),
+    // What the program left to Docker is recorded as Docker chose it, and is no change.
+    diff: (state, news, olds) =>
+      compare(
+        state,
+        news,
+        Object.keys(fields).filter((field) => field in news || field in olds),
+        [],
+        sets,
+      ),
+  };
 }
 
 function sorted(value: unknown): unknown {

@@ -2,10 +2,9 @@
 
 import type { Props, ResourceKind } from "../server.ts";
 import type { Fields } from "../shape.ts";
-import { refuse } from "../shape.ts";
 import type { Daemon } from "./daemon.ts";
 import { daemonMessage, orGone, whileBusy } from "./daemon.ts";
-import { autoname, compare } from "./naming.ts";
+import { replacedRules } from "./naming.ts";
 
 interface Inputs {
   readonly name: string;
@@ -43,21 +42,7 @@ const fields: Fields = {
 };
 
 /** What of a network is decided without a daemon. */
-export const networkRules: Pick<ResourceKind, "check" | "diff"> = {
-  check: (news, olds, context) => ({
-    defaults: autoname(news, olds, context),
-    failures: refuse(news, fields, "docker.Network"),
-  }),
-  // What the program left to Docker is recorded as Docker chose it, and is no change.
-  diff: (state, news, oldInputs) =>
-    compare(
-      state,
-      news,
-      Object.keys(fields).filter((field) => field in news || field in oldInputs),
-      [],
-      ["labels", "ipamConfigs"],
-    ),
-};
+export const networkRules = replacedRules("docker.Network", fields, ["labels", "ipamConfigs"]);
 
 /** The network type on one daemon. */
 export function networkKind(daemon: Daemon): ResourceKind {

@@ -2,10 +2,9 @@
 
 import type { Props, ResourceKind } from "../server.ts";
 import type { Fields } from "../shape.ts";
-import { refuse } from "../shape.ts";
 import type { Daemon } from "./daemon.ts";
 import { daemonMessage, orGone, whileBusy } from "./daemon.ts";
-import { autoname, compare } from "./naming.ts";
+import { replacedRules } from "./naming.ts";
 
 interface Inputs {
   readonly name: string;
@@ -27,22 +26,14 @@ const fields: Fields = {
   labels: { list: { fields: { label: "string", value: "string" } } },
 };
 
+/** What of a volume is decided without a daemon. */
+export const volumeRules = replacedRules("docker.Volume", fields, ["labels"]);
+
 /** The volume type on one daemon. */
 export function volumeKind(daemon: Daemon): ResourceKind {
   const observed = (found: Found): Props => ({ driver: found.Driver, mountpoint: found.Mountpoint });
   return {
-    check: (news, olds, context) => ({
-      defaults: autoname(news, olds, context),
-      failures: refuse(news, fields, "docker.Volume"),
-    }),
-    diff: (state, news, oldInputs) =>
-      compare(
-        state,
-        news,
-        Object.keys(fields).filter((field) => field in news || field in oldInputs),
-        [],
-        ["labels"],
-      ),
+    ...volumeRules,
 
     async create(news) {
       const inputs = news as unknown as Inputs;
