@@ -37,11 +37,21 @@ const makings: Readonly<Record<OwnImage | ToolImage, Making>> = {
   witness: { base: baseImages.node, entry: "services/witness/server.ts" },
 };
 
+/** Of this project's own images: a command asks several times, and its sources stay as they are meanwhile. */
+const ownTags = new Map<OwnImage | ToolImage, string>();
+
 /**
  * The image's full tag, `siem-ha/<name>:<hash>`, computed from its Dockerfile folder, base, the sources that are
  * bundled into it, and the lock file that fixes their dependencies. Reads files only: no Docker is needed.
  */
 export function imageTag(name: OwnImage | ToolImage, root: string = defaultRoot): string {
+  if (root !== defaultRoot) return tagOf(name, root);
+  const tag = ownTags.get(name) ?? tagOf(name, root);
+  ownTags.set(name, tag);
+  return tag;
+}
+
+function tagOf(name: OwnImage | ToolImage, root: string): string {
   const { base, entry } = makings[name];
   const hash = createHash("sha256");
   const add = (file: string): void => {

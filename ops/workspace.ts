@@ -278,10 +278,20 @@ export function whole<T>(program: () => Promise<T>): () => Promise<T> {
 }
 
 let runs = 0;
-/** The program as it stands in index.ts. Modules are run once; a second run of nothing would delete everything. */
+/**
+ * The program as it stands in index.ts. Modules are run once; a second run of nothing would delete everything.
+ * While it runs a stack trace has one line, the place of the error, or as many as --stack-trace-limit in NODE_OPTIONS
+ * says: Pulumi's SDK takes one for each of some eight thousand promises, and whole ones took a fifth of a preview.
+ */
 async function index(): Promise<Record<string, unknown>> {
   const { href } = pathToFileURL(join(root, "index.ts"));
-  return { ...((await import(`${href}?run=${++runs}`)) as Record<string, unknown>) };
+  const given = Error.stackTraceLimit;
+  if (!/--stack-trace-limit/.test(process.env["NODE_OPTIONS"] ?? "")) Error.stackTraceLimit = 1;
+  try {
+    return { ...((await import(`${href}?run=${++runs}`)) as Record<string, unknown>) };
+  } finally {
+    Error.stackTraceLimit = given;
+  }
 }
 
 /** Opens the stack, making it and its random secrets where they don't exist yet. */
