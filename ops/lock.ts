@@ -1,6 +1,7 @@
 // One command at a time: files in the state directory that say who is at work, and that nobody has to clean up.
 
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
@@ -74,7 +75,8 @@ function owners(folder: string, mine: string): { file: string; owner: Owner | un
  */
 export async function take(folder: string, command: string): Promise<() => void> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const mine = `${process.pid}.json`;
+  // Two containers that share a state directory may have the same process id, and even the same host name.
+  const mine = `${process.pid}-${randomBytes(6).toString("hex")}.json`;
   const file = join(folder, mine);
   const owner: Owner = {
     pid: process.pid,

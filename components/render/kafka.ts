@@ -48,6 +48,51 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
   };
 }
 
+/** Shell: sets `server`, and `describe`, which prints every topic's partitions and copies. */
+const asking = `set -eu
+server=localhost:${ports.kafka.number}
+# The broker's own heap setting is too large for a short-lived tool beside it.
+export KAFKA_HEAP_OPTS="-Xms32m -Xmx128m"
+describe() { kafka-topics --bootstrap-server $server --describe; }
+`;
+
+/** Shell: for each declared topic, with `topic`, `partitions`, `have` and `copies` (empty where it doesn't exist). */
+function eachTopic(kafka: KafkaConfig, body: string): string {
+  const wanted = [names.eventsTopic, names.alertsTopic]
+    .map((topic) => `${topic} ${kafka.topics[topic].partitions}`)
+    .join("\n");
+  return `while read -r topic partitions; do
+  copies=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*ReplicationFactor: \\([0-9]*\\).*/\\1/p")
+  have=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*PartitionCount: \\([0-9]*\\).*/\\1/p")
+${body}
+done <<'TOPICS'
+${wanted}
+TOPICS
+`;
+}
+
+/** Shell, for one topic: ends with 1 where the declaration asks for what Kafka, or `up`, can't do. */
+function refusals(kafka: KafkaConfig): string {
+  return `  if [ -n "$have" ] && [ "$have" -gt "$partitions" ]; then
+    echo "topic $topic has $have partitions, the configuration says $partitions: Kafka can't take partitions away; set siem-ha:kafka topics.$topic.partitions to $have or more" >&2
+    exit 1
+  fi
+  if [ -n "$copies" ] && [ "$copies" != ${kafka.replicationFactor} ]; then
+    echo "topic $topic has $copies copies of each partition, the configuration says ${kafka.replicationFactor}: that takes a reassignment, which up does not do; set siem-ha:kafka replicationFactor to $copies" >&2
+    exit 1
+  fi`;
+}
+
+/**
+ * Shell, run inside a broker before any is changed: refuses what {@link renderTopics} would refuse at the end, when the
+ * brokers would already have the settings that go with it (fewer in-sync replicas, for one). A broker that can't tell
+ * is passed: what is to be changed may be what mends it.
+ */
+export function renderTopicsCheck(kafka: KafkaConfig): string {
+  return `${asking}current=$(describe) || exit 0
+${eachTopic(kafka, refusals(kafka))}`;
+}
+
 /**
  * Shell, run inside a broker: creates missing topics, adds partitions, and refuses to take partitions away or to
  * change the number of copies. Retention, segments and min.insync.replicas are the brokers' own settings, so that a
@@ -55,32 +100,13 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
  * A topic that is as declared costs one `kafka-topics --describe`.
  */
 export function renderTopics(kafka: KafkaConfig): string {
-  const wanted = [names.eventsTopic, names.alertsTopic]
-    .map((topic) => `${topic} ${kafka.topics[topic].partitions}`)
-    .join("\n");
-  return `set -eu
-server=localhost:${ports.kafka.number}
-# The broker's own heap setting is too large for a short-lived tool beside it.
-export KAFKA_HEAP_OPTS="-Xms32m -Xmx128m"
-current=$(kafka-topics --bootstrap-server $server --describe)
-while read -r topic partitions; do
-  copies=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*ReplicationFactor: \\([0-9]*\\).*/\\1/p")
-  have=$(printf '%s\\n' "$current" | sed -n "s/^Topic: $topic[[:space:]].*PartitionCount: \\([0-9]*\\).*/\\1/p")
+  const body = `${refusals(kafka)}
   if [ -z "$have" ]; then
     kafka-topics --bootstrap-server $server --create --if-not-exists --topic "$topic" --partitions "$partitions" \\
       --replication-factor ${kafka.replicationFactor} </dev/null
   elif [ "$have" -lt "$partitions" ]; then
     kafka-topics --bootstrap-server $server --alter --topic "$topic" --partitions "$partitions" </dev/null
-  elif [ "$have" -gt "$partitions" ]; then
-    echo "topic $topic has $have partitions, the configuration says $partitions: Kafka can't take partitions away; set siem-ha:kafka topics.$topic.partitions to $have or more" >&2
-    exit 1
-  fi
-  if [ -n "$copies" ] && [ "$copies" != ${kafka.replicationFactor} ]; then
-    echo "topic $topic has $copies copies of each partition, the configuration says ${kafka.replicationFactor}: that takes a reassignment, which up does not do; set siem-ha:kafka replicationFactor to $copies" >&2
-    exit 1
-  fi
-done <<'TOPICS'
-${wanted}
-TOPICS
-`;
+  fi`;
+  return `${asking}current=$(describe)
+${eachTopic(kafka, body)}`;
 }

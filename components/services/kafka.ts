@@ -8,7 +8,7 @@ import { guest, volume } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { script } from "../host/script.ts";
 import { ports } from "../ports.ts";
-import { renderKafka, renderTopics } from "../render/kafka.ts";
+import { renderKafka, renderTopics, renderTopicsCheck } from "../render/kafka.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate, onceOn } from "./gate.ts";
 import { besideHeapMb } from "./memory.ts";
@@ -45,8 +45,22 @@ export class Kafka extends pulumi.ComponentResource {
   constructor(name: string, args: KafkaArgs, opts?: pulumi.ComponentResourceOptions) {
     super("siem:services:Kafka", name, {}, opts);
     const { nodes, topology, config } = args;
+    const uses = topology.kafka.map((replica) => replica.node);
     const containers: docker.Container[] = [];
-    let before: pulumi.Resource[] = [args.after];
+    const check = script(
+      `${name}-topics-check`,
+      {
+        nodes,
+        uses,
+        // Where no broker runs yet there is nothing to refuse.
+        shell: `${topology.kafka.map((broker) => onceOn(broker, "sh -s")).join("\n")}
+exit 0
+`,
+        stdin: renderTopicsCheck(config),
+      },
+      { parent: this, dependsOn: [args.after] },
+    );
+    let before: pulumi.Resource[] = [check];
     for (const [index, replica] of topology.kafka.entries()) {
       const place = nodes.at(replica.node);
       const data = volume(
@@ -92,7 +106,7 @@ export class Kafka extends pulumi.ComponentResource {
       `${name}-formed`,
       {
         nodes,
-        asks: topology.kafka.map((replica) => replica.node),
+        asks: uses,
         probe: topology.kafka.map(listening).join(" && "),
         what: "every Kafka broker to take connections",
         containers,
@@ -103,7 +117,7 @@ export class Kafka extends pulumi.ComponentResource {
       `${name}-topics`,
       {
         nodes,
-        uses: topology.kafka.map((replica) => replica.node),
+        uses,
         shell: `${topology.kafka.map((broker) => onceOn(broker, "sh -s")).join("\n")}
 echo "no Kafka broker is running" >&2
 exit 1

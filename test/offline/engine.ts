@@ -135,6 +135,7 @@ async function main(operation: string | undefined): Promise<void> {
     {
       pulumiCommand: cli.command,
       pulumiHome: home,
+      workDir: home,
       projectSettings: { name: "offline-kit", runtime: "nodejs", backend: { url: `file://${home}` } },
       envVars: {
         PULUMI_CONFIG_PASSPHRASE: "test",

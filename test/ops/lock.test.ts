@@ -30,7 +30,7 @@ const parent = process.ppid;
 describe("take", () => {
   it("is given, and given back", async () => {
     const release = await take(folder, "npm run up");
-    expect(readdirSync(folder)).toEqual([`${process.pid}.json`]);
+    expect(readdirSync(folder)).toEqual([expect.stringMatching(`^${process.pid}-.*\\.json$`)]);
     release();
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -52,6 +52,12 @@ describe("take", () => {
     writeFileSync(join(folder, "1.json"), '{"pid":');
     (await take(folder, "npm run up"))();
     expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it("refuses somebody of the same number on another machine, and leaves its file", async () => {
+    claim({ pid: process.pid, hostname: "elsewhere" });
+    await expect(take(folder, "npm run up")).rejects.toThrow(`process ${process.pid} on elsewhere`);
+    expect(readdirSync(folder)).toEqual([`${process.pid}.json`]);
   });
 
   it("can't tell about another machine, and so refuses", async () => {

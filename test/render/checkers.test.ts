@@ -9,7 +9,7 @@ import { renderConfigWriter } from "../../components/edge/load-balancers.ts";
 import { parseConfig } from "../../components/config.ts";
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
 import { renderMigration } from "../../components/render/clickhouse.ts";
-import { renderTopics } from "../../components/render/kafka.ts";
+import { renderTopics, renderTopicsCheck } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
 import { renderGate } from "../../components/services/gate.ts";
 import { plan } from "../../components/topology.ts";
@@ -94,6 +94,7 @@ describe("sh -n", () => {
   if (haproxy === undefined) throw new Error("no haproxy");
   it.each([
     ["topics", renderTopics(parseConfig({ target: "local" }).kafka)],
+    ["check of the topics", renderTopicsCheck(parseConfig({ target: "local" }).kafka)],
     ["migration", renderMigration(topology)],
     ["config writer", renderConfigWriter(haproxy, { config: "c", pair: "p" }, "s")],
     ["gate", renderGate({ probe: "true", what: "x" })],

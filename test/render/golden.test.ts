@@ -13,7 +13,7 @@ import {
 } from "../../components/render/clickhouse.ts";
 import { renderClickhouseEntry } from "../../components/render/clickhouse-entry.ts";
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
-import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
+import { renderKafka, renderTopics, renderTopicsCheck } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
 import { renderRetention } from "../../components/render/retention.ts";
 import { renderPairEntry } from "../../components/render/pair-entry.ts";
@@ -48,6 +48,7 @@ const files: Record<string, string> = {
   ),
   "kafka-1.env": environment(renderKafka(topology, first(topology.kafka), config.kafka)),
   "kafka-topics.sh": renderTopics(config.kafka),
+  "kafka-topics-check.sh": renderTopicsCheck(config.kafka),
   "clickhouse-entry.sh": renderClickhouseEntry(topology),
   "clickhouse-cluster.xml": renderClickhouseCluster(topology, "PASSWORD"),
   "clickhouse-users.xml": renderClickhouseUsers("PASSWORD"),
