@@ -29,3 +29,15 @@ export function renderZookeeper(topology: Topology, self: Replica, heapMb: numbe
     JVMFLAGS: "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
   };
 }
+
+/**
+ * What the container runs. The public image writes the server's number and its configuration only where there is no such
+ * file, and a disk that was full at the first start leaves empty ones: that server would never start again.
+ */
+export const zookeeperCommand = [
+  "bash",
+  "-c",
+  `[ -s "$ZOO_DATA_DIR/myid" ] || rm -f "$ZOO_DATA_DIR/myid"
+rm -f "$ZOO_CONF_DIR/zoo.cfg"
+exec /docker-entrypoint.sh zkServer.sh start-foreground`,
+];

@@ -7,7 +7,7 @@ import { type SiemConfig } from "../config.ts";
 import { guest, volume } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
-import { renderZookeeper } from "../render/zookeeper.ts";
+import { renderZookeeper, zookeeperCommand } from "../render/zookeeper.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate } from "./gate.ts";
 import { besideHeapMb } from "./memory.ts";
@@ -50,6 +50,7 @@ export class ZooKeeper extends pulumi.ComponentResource {
           place,
           containerName: replica.name,
           image: place.host.image("zookeeper"),
+          command: zookeeperCommand,
           environment: renderZookeeper(topology, replica, config.heapMb),
           volumes: [
             { volume: data, path: "/data" },

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { baseImages, publicImages } from "../../components/images.ts";
+import { zookeeperCommand } from "../../components/render/zookeeper.ts";
 import { ensureImages } from "../../offline/images/build.ts";
 import {
   cleanUp,
@@ -109,6 +110,23 @@ describe.skipIf(withoutDocker())("images", () => {
     expect(inside(zookeeper, "cat /data/myid")).toBe("7");
     expect(inside(zookeeper, "grep Uid /proc/1/status")).toMatch(/1000\s+1000/);
     expect(inside(zookeeper, "tr '\\0' ' ' < /proc/1/cmdline")).toMatch(/-Xmx96m.*-Dtest\.mark=set/);
+  }, 90_000);
+
+  it("zookeeper starts after a disk that was full when it first did", async () => {
+    const zookeeper = start(
+      "zk",
+      ...droppingRoot,
+      "--env=ZOO_MY_ID=1",
+      "--env=ZOO_4LW_COMMANDS_WHITELIST=srvr",
+      "--entrypoint=sleep",
+      publicImages.zookeeper,
+      "300",
+    );
+    // What the image's own entrypoint leaves when it can't write.
+    inside(zookeeper, ': > /data/myid; printf "dataDir=/da" > /conf/zoo.cfg');
+    docker("exec", "--detach", zookeeper, "/docker-entrypoint.sh", ...zookeeperCommand);
+    await until(zookeeper, () => inside(zookeeper, "echo srvr | nc -w 1 localhost 2181"), /Mode: standalone/);
+    expect(inside(zookeeper, "cat /data/myid")).toBe("1");
   }, 90_000);
 
   it("kafka renders its variables, waits for ZooKeeper, serves, and has its commands", async () => {

@@ -10,6 +10,7 @@ import { parseConfig } from "../../components/config.ts";
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
 import { renderMigration } from "../../components/render/clickhouse.ts";
 import { renderTopics, renderTopicsCheck } from "../../components/render/kafka.ts";
+import { zookeeperCommand } from "../../components/render/zookeeper.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
 import { renderGate } from "../../components/services/gate.ts";
 import { plan } from "../../components/topology.ts";
@@ -97,6 +98,7 @@ describe("sh -n", () => {
     ["check of the topics", renderTopicsCheck(parseConfig({ target: "local" }).kafka)],
     ["migration", renderMigration(topology)],
     ["config writer", renderConfigWriter(haproxy, { config: "c", pair: "p" }, "s")],
+    ["ZooKeeper's command", zookeeperCommand.at(-1) ?? ""],
     ["gate", renderGate({ probe: "true", what: "x" })],
   ])("parses %s", (_name, text) => {
     execFileSync("sh", ["-n"], { input: text });
