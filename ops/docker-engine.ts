@@ -75,7 +75,7 @@ export async function ensureDockerEngine(
   } else {
     log(`Docker Engine is stopped and no init system manages it: starting dockerd (log in ${logFile})`);
     // A pid file left by a killed machine makes dockerd refuse to start when that number is in use again.
-    if (!(await daemonLives())) await startByHand();
+    if (!(await daemonLives())) await startDaemon(["dockerd"]);
   }
   await waitUntilItAnswers();
 }
@@ -128,11 +128,20 @@ async function contextHost(): Promise<string | undefined> {
   return (await refusalOf(host)) === undefined ? host : undefined;
 }
 
-async function startByHand(): Promise<void> {
+/** Starts a daemon that no init system manages. @param environment of the daemon. @default this process's own */
+export async function startDaemon(
+  [program = "dockerd", ...args]: readonly string[],
+  environment: NodeJS.ProcessEnv = process.env,
+): Promise<void> {
   const output = await open(logFile, "a");
   try {
     // Detached, in a session of its own and without our pipes: it has to outlive this process.
-    const child = spawn("dockerd", [], { detached: true, stdio: ["ignore", output.fd, output.fd], cwd: "/" });
+    const child = spawn(program, args, {
+      detached: true,
+      stdio: ["ignore", output.fd, output.fd],
+      cwd: "/",
+      env: environment,
+    });
     await new Promise<void>((resolve, reject) => {
       child.once("spawn", resolve);
       child.once("error", reject);
@@ -143,7 +152,7 @@ async function startByHand(): Promise<void> {
   }
 }
 
-async function waitUntilItAnswers(): Promise<void> {
+export async function waitUntilItAnswers(): Promise<void> {
   const deadline = Date.now() + startSeconds * 1000;
   let refusal: string | undefined = "it was not asked yet";
   while (Date.now() < deadline) {

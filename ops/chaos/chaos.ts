@@ -30,7 +30,7 @@ interface CommandOptions extends Options {
 }
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
-const results: Result[] = [];
+let results: Result[] = [];
 let harness: Harness | undefined;
 
 function listed(scenarios: readonly Scenario[]): string {
@@ -59,6 +59,22 @@ function commandLine(names: readonly string[], options: CommandOptions, seed: nu
     ...(markdown === undefined ? [] : ["--markdown", markdown]),
   ];
   return `npm run chaos -- ${words.join(" ")}`;
+}
+
+/** What was broken and could not be taken back after a Ctrl-C: why, and what to do by hand. */
+let failures: readonly string[] = [];
+
+function whereItStands(stack: string, scenarios: number): string {
+  const left = failures.length > 0 ? failures : (harness?.byHand ?? []);
+  const interrupted = `Interrupted after ${results.length} of ${scenarios} scenarios.`;
+  const then = `npm run verify -- -s ${stack} shows when all is well again.`;
+  return left.length === 0
+    ? `${interrupted} What was broken is taken back; ${then}`
+    : [
+        `${interrupted} NOT everything is taken back. By hand:`,
+        ...left.map((line) => `  ${line}`),
+        `Then ${then}`,
+      ].join("\n");
 }
 
 async function chaos(order: readonly Scenario[], names: readonly string[], options: CommandOptions) {
@@ -95,33 +111,47 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
     seed,
     vrrpLimitMs: vrrpLimit(topology),
   };
+  const save = () => {
+    if (options.json !== undefined)
+      writeFileSync(options.json, JSON.stringify({ ...about, results }, null, 2));
+  };
   try {
     await harness.start();
+    let well = true;
     for (const [index, scenario] of order.entries()) {
       print(`${index + 1}/${order.length} ${scenario.name}: ${scenario.breaks}`);
       const result = await harness.run(scenario);
       results.push(result);
-      print(`  ${renderLine(result)}`);
-      if (options.json !== undefined)
-        writeFileSync(options.json, JSON.stringify({ ...about, results }, null, 2));
+      print(`  ${renderLine(result, about.vrrpLimitMs)}`);
+      save();
       if (result.measured !== undefined && result.measured.healthySeconds === undefined) {
-        print("the stack is not well, so nothing else is broken now");
+        print(
+          "the stack is not well, so nothing else is broken now, and its events are not counted once more",
+        );
+        well = false;
         break;
       }
     }
+    if (well) {
+      print("counting the events of every scenario once more …");
+      results = await harness.lookAgain(results);
+      save();
+    }
   } finally {
+    for (const line of await harness.undo()) print(`NOT taken back: ${line}`);
     await harness.stop();
   }
-  print(renderTable(results));
+  print(renderTable(results, about.vrrpLimitMs));
   print(renderTotals(results, about.vrrpLimitMs));
   print(`${Math.round((Date.now() - began) / 1000)} s, seed ${seed}`);
   if (options.markdown !== undefined) {
+    const count = results.length < order.length ? `${results.length} of ${order.length}` : `${order.length}`;
     const [name, title] =
       options.rounds === undefined
-        ? ["chaos-all", "Each one once"]
+        ? ["chaos-all", results.length < order.length ? `Each one once: ${count}` : "Each one once"]
         : options.pairs
-          ? ["chaos-pairs", `${order.length} rounds of two faults at once`]
-          : ["chaos-rounds", `${order.length} shuffled rounds`];
+          ? ["chaos-pairs", `${count} rounds of two faults at once`]
+          : ["chaos-rounds", `${count} shuffled rounds`];
     await putSection(options.markdown, name, renderMarkdown(title, results, about), beginning);
   }
   process.exitCode = exitCodeOf(results, options.strict);
@@ -163,10 +193,9 @@ const program = new Command("chaos")
     await alone({
       name: "npm run chaos",
       stack: options.stack,
-      whereItStands: () =>
-        `Interrupted after ${results.length} of ${order.length} scenarios. What was broken is taken back; npm run verify -- -s ${options.stack} shows when all is well again.`,
+      whereItStands: () => whereItStands(options.stack, order.length),
       cleanUp: async () => {
-        await harness?.undo();
+        failures = (await harness?.undo()) ?? [];
         await harness?.stop();
       },
       run: () => chaos(order, names, options),

@@ -1,53 +1,91 @@
 // Breaks things in Docker as a scenario says, and takes every fault back when its time is over, or on a Ctrl-C.
 
-import { readFileSync } from "node:fs";
-import { exists, ensureDockerEngine } from "../docker-engine.ts";
-import { execFile } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import { names, type Topology } from "../../components/topology.ts";
+import { usualSocket } from "../docker-engine.ts";
 import { noDisk, SmallDisk } from "./disk.ts";
-import { type Card, cut, mend } from "./network.ts";
+import { daemonBehind } from "./docker-daemon.ts";
+import { type Card, cut, mend, refused } from "./network.ts";
 import { type Fault, type Parts, placesOf, type Victim } from "./scenarios.ts";
 import { inNetwork, type Tools } from "./tools.ts";
 
-const run = promisify(execFile);
-
-/** It can't be done on this machine; nothing was broken. */
+/** It can't be done on this machine; nothing stays broken. */
 export class CannotBreak extends Error {}
 
 /** What a service has to stop, seconds: Docker's own default, as a person's `docker stop` has it. */
 const graceSeconds = 10;
 const anchorGraceSeconds = 1;
 const reloadPauseMs = 500;
+/** What is still being broken is waited for so long before it is taken back: a stop takes its whole grace. */
+const makingMs = 60_000;
 
 export interface FaultsOptions {
   readonly tools: Tools;
   readonly topology: Topology;
   readonly log: (line: string) => void;
-  /** Is told when a node is off the network for good, before its containers end one by one. */
+  /** Is told since when a node is off the network for good; its containers ended later, one by one. */
   readonly lost: (node: string, at: number) => void;
+}
+
+/** How something is broken and taken back. */
+interface Breaking {
+  readonly start: () => Promise<void>;
+  /** Succeeds also where only a part was broken, and where nothing is broken any more. */
+  readonly undo: () => Promise<void>;
+  /** What a person does where it can't be taken back. */
+  readonly byHand: () => string;
+}
+
+/** Something that is broken now, or is just being broken. */
+interface Broken {
+  /** Takes it back, once, whoever asks. After a failure it may be asked again. */
+  readonly takeBack: () => Promise<void>;
+  readonly byHand: () => string;
 }
 
 export class Faults {
   readonly #options: FaultsOptions;
-  /** How to take back what is broken now. */
-  readonly #undo = new Set<() => Promise<void>>();
+  readonly #broken = new Set<Broken>();
   #over = false;
+  #manualSteps = 0;
 
   constructor(options: FaultsOptions) {
     this.#options = options;
   }
 
-  /** Takes back all that is broken now; from then on nothing is broken any more. */
-  async undoAll(): Promise<void> {
+  /** What a person would have had to do so far: starts of what was killed, which nobody else starts again. */
+  get manualSteps(): number {
+    return this.#manualSteps;
+  }
+
+  /** What a person has to do to take back what is broken at this moment. */
+  get byHand(): string[] {
+    return [...this.#broken].map(({ byHand }) => byHand());
+  }
+
+  /** Takes back all that is broken now. @returns what could not be taken back: why, and what to do by hand */
+  async takeBack(): Promise<string[]> {
+    const failures = [...this.#broken].map(({ takeBack, byHand }) =>
+      takeBack()
+        // A Ctrl-C reaches the programs that take it back too, and ends them.
+        .catch(() => takeBack())
+        .then(
+          () => [],
+          (error: unknown) => [`${(error as Error).message}; by hand: ${byHand()}`],
+        ),
+    );
+    return (await Promise.all(failures)).flat();
+  }
+
+  /** The same; from now on nothing is broken any more. */
+  undoAll(): Promise<string[]> {
     this.#over = true;
-    await Promise.allSettled([...this.#undo].map((undo) => undo()));
+    return this.takeBack();
   }
 
   /** Whether something is broken that has to be taken back. */
   get pending(): boolean {
-    return this.#undo.size > 0;
+    return this.#broken.size > 0;
   }
 
   /**
@@ -56,59 +94,54 @@ export class Faults {
    * @throws CannotBreak where this machine can't do it.
    */
   async apply(fault: Fault, parts: Parts): Promise<number> {
-    if (this.#over) throw new Error("interrupted");
+    this.#goOn();
     switch (fault.do) {
       case "kill": {
         const containers = await this.#containersOf(fault.victims, parts);
         const nodes = this.#anchorsOf(fault.victims, parts);
-        // A machine that is lost says no goodbye, whichever of its parts Docker ends first.
-        const at = nodes.length === 0 ? Date.now() : await this.#cutOff(nodes);
-        this.#say("killed", containers);
-        await Promise.all(containers.map((name) => this.#get(name).kill()));
-        return at;
+        return nodes.length === 0 ? this.#kill(containers) : this.#killNodes(nodes, containers);
       }
       case "kill, then start": {
         const containers = await this.#containersOf(fault.victims, parts);
-        return this.#while(
-          fault.seconds,
-          async () => {
-            this.#say("killed", containers);
-            await Promise.all(containers.map((name) => this.#get(name).kill()));
+        return this.#while(fault.seconds, {
+          start: async () => void (await this.#kill(containers)),
+          undo: async () => {
+            const started = await this.#start(containers);
+            // It did not stop them itself, so whoever starts them now mends.
+            this.#manualSteps += started.length;
           },
-          () => this.#start(containers),
-        );
+          byHand: () => this.#docker("start", containers),
+        });
       }
       case "stop": {
         const containers = await this.#containersOf(fault.victims, parts);
-        return this.#while(
-          fault.seconds,
-          async () => {
-            await Promise.all(containers.map((name) => this.#get(name).stop({ t: graceSeconds })));
+        return this.#while(fault.seconds, {
+          start: async () => {
+            await every(containers, (name) => this.#get(name).stop({ t: graceSeconds }));
             this.#say("stopped", containers);
           },
-          () => this.#start(containers),
-        );
+          undo: async () => void (await this.#start(containers)),
+          byHand: () => this.#docker("start", containers),
+        });
       }
       case "pause": {
         const containers = await this.#containersOf(fault.victims, parts);
-        return this.#while(
-          fault.seconds,
-          async () => {
-            await Promise.all(containers.map((name) => this.#get(name).pause()));
+        return this.#while(fault.seconds, {
+          start: async () => {
+            await every(containers, (name) => this.#get(name).pause());
             this.#say("paused", containers);
           },
-          async () => {
-            await Promise.all(
-              containers.map((name) =>
-                this.#get(name)
-                  .unpause()
-                  // It is not paused, or gone.
-                  .catch(unless(409, 500)),
-              ),
+          undo: async () => {
+            await every(containers, (name) =>
+              this.#get(name)
+                .unpause()
+                // It is not paused, or gone.
+                .catch(unless(409, 500)),
             );
             this.#say("thawed", containers);
           },
-        );
+          byHand: () => this.#docker("unpause", containers),
+        });
       }
       case "restart":
         return this.#restart(fault.victims, parts);
@@ -116,7 +149,8 @@ export class Faults {
         const containers = await this.#containersOf(fault.victims, parts);
         const at = Date.now();
         for (let count = 0; count < fault.times; count++) {
-          await Promise.all(containers.map((name) => this.#get(name).kill({ signal: "SIGUSR2" })));
+          this.#goOn();
+          await every(containers, (name) => this.#get(name).kill({ signal: "SIGUSR2" }));
           await sleep(reloadPauseMs);
         }
         this.#say(`reloaded ${fault.times} times`, containers);
@@ -139,27 +173,109 @@ export class Faults {
     this.#options.log(`${what} ${containers.join(", ")}`);
   }
 
-  /** Breaks something for a time. Whatever happens, it is taken back. */
-  async #while(seconds: number, start: () => Promise<void>, undo: () => Promise<void>): Promise<number> {
+  /** As a person types it. */
+  #docker(verb: string, containers: readonly string[]): string {
+    const { dockerHost } = this.#options.tools;
+    return [
+      "docker",
+      ...(dockerHost === usualSocket ? [] : ["-H", dockerHost]),
+      ...[verb, ...containers],
+    ].join(" ");
+  }
+
+  /** @throws once everything is to be taken back. */
+  #goOn(): void {
+    if (this.#over) throw new Error("interrupted");
+  }
+
+  /**
+   * Breaks something for a time. Whatever happens, it is taken back: by then, or sooner if that is asked for, but never
+   * before it is made, because the one who makes it would come after the one who takes it back.
+   * @param seconds undefined for what needs taking back only where it failed or was interrupted half-way
+   */
+  async #while(seconds: number | undefined, { start, undo, byHand }: Breaking): Promise<number> {
+    this.#goOn();
     const at = Date.now();
+    const early = new AbortController();
+    const making = start();
     let undone: Promise<void> | undefined;
-    // Once, whoever asks for it.
-    const once = () => (undone ??= undo());
-    this.#undo.add(once);
+    const takeBack = async () => {
+      const made = await within(making, makingMs);
+      await undo();
+      if (!made) throw new Error(`it was still being broken after ${makingMs / 1000} s, and may be so yet`);
+      this.#broken.delete(broken);
+    };
+    const broken: Broken = {
+      byHand,
+      takeBack: () => {
+        early.abort();
+        undone ??= takeBack().catch((error: unknown) => {
+          undone = undefined;
+          throw error;
+        });
+        return undone;
+      },
+    };
+    this.#broken.add(broken);
     try {
-      await start();
-      await sleep(seconds * 1000);
-    } finally {
-      await once();
-      this.#undo.delete(once);
+      await making;
+    } catch (error) {
+      await broken.takeBack().catch((other: unknown) => {
+        throw new Error(
+          `${(error as Error).message}; and what was broken is not taken back: ${(other as Error).message}`,
+          {
+            cause: other,
+          },
+        );
+      });
+      throw error;
     }
+    if (seconds !== undefined) {
+      // It ends sooner where it is taken back sooner.
+      await sleep(seconds * 1000, undefined, { signal: early.signal }).catch(() => undefined);
+    } else if (!early.signal.aborted) {
+      this.#broken.delete(broken);
+      return at;
+    }
+    await broken.takeBack();
     return at;
   }
 
-  async #start(containers: readonly string[]): Promise<void> {
-    // Started already, by whomever.
-    await Promise.all(containers.map((name) => this.#get(name).start().catch(unless(304))));
+  /** @returns those that it has started; the others ran already, by whomever. */
+  async #start(containers: readonly string[]): Promise<string[]> {
+    const started: string[] = [];
+    await every(containers, (name) =>
+      this.#get(name)
+        .start()
+        .then(() => started.push(name), unless(304)),
+    );
     this.#say("started", containers);
+    return started;
+  }
+
+  async #kill(containers: readonly string[]): Promise<number> {
+    this.#goOn();
+    const at = Date.now();
+    this.#say("killed", containers);
+    await every(containers, (name) => this.#get(name).kill());
+    return at;
+  }
+
+  /** A machine that is lost says no goodbye, whichever of its parts Docker ends first: it is cut off before. */
+  async #killNodes(nodes: readonly string[], containers: readonly string[]): Promise<number> {
+    const rules = cut(await this.#cardsOf(nodes));
+    let at = Date.now();
+    // What is dead has lost the rules with its network, and the supervisor starts it; what still lives is to be reached.
+    await this.#while(undefined, {
+      start: async () => {
+        at = await this.#drop(rules);
+        await this.#kill(containers);
+      },
+      undo: () => this.#mend(nodes),
+      byHand: () => this.#docker("restart", nodes),
+    });
+    for (const node of nodes) this.#options.lost(node, at);
+    return at;
   }
 
   #anchorsOf(victims: readonly Victim[], parts: Parts): string[] {
@@ -188,25 +304,31 @@ export class Faults {
     const anchors = this.#anchorsOf(victims, parts);
     const containers = await this.#containersOf(victims, parts);
     const isNode = (name: string) => this.#options.topology.nodes.some((node) => node.name === name);
-    const at = Date.now();
     if (anchors.length === 0) {
-      await Promise.all(
-        containers.map((name) =>
-          this.#get(name).restart({ t: isNode(name) ? anchorGraceSeconds : graceSeconds }),
-        ),
-      );
-      this.#say("restarted", containers);
-      return at;
+      // A restart that was interrupted may have come as far as the stop.
+      return this.#while(undefined, {
+        start: async () => {
+          await every(containers, (name) =>
+            this.#get(name).restart({ t: isNode(name) ? anchorGraceSeconds : graceSeconds }),
+          );
+          this.#say("restarted", containers);
+        },
+        undo: async () => void (await this.#start(containers)),
+        byHand: () => this.#docker("start", containers),
+      });
     }
     const guests = containers.filter((name) => !anchors.includes(name));
-    return this.#while(
-      0,
-      async () => {
-        await Promise.all(guests.map((name) => this.#get(name).stop({ t: graceSeconds })));
-        await Promise.all(anchors.map((name) => this.#get(name).restart({ t: anchorGraceSeconds })));
+    return this.#while(0, {
+      start: async () => {
+        await every(guests, (name) => this.#get(name).stop({ t: graceSeconds }));
+        await every(anchors, (name) => this.#get(name).restart({ t: anchorGraceSeconds }));
       },
-      () => this.#start([...anchors, ...guests]),
-    );
+      undo: async () => {
+        await this.#start(anchors);
+        await this.#start(guests);
+      },
+      byHand: () => this.#docker("start", [...anchors, ...guests]),
+    });
   }
 
   async #cards(victims: readonly Victim[], parts: Parts): Promise<Card[]> {
@@ -224,25 +346,37 @@ export class Faults {
     );
   }
 
-  /** @returns when the last rule was in place. */
+  /** @returns when the last rule was in place. @throws CannotBreak where nftables itself refuses. */
   async #drop(rules: ReadonlyMap<string, string>): Promise<number> {
-    const times = await Promise.all(
-      [...rules].map(([node, line]) =>
-        inNetwork(this.#options.tools, node, line).catch((error: unknown) => {
-          throw new CannotBreak(
-            `${(error as Error).message} (frames are dropped by nftables; outgoing ones need Linux 5.16 or newer)`,
-          );
-        }),
-      ),
-    );
-    return Math.max(...times.map((text) => Number(text.trim()) * 1000));
+    const times: number[] = [];
+    await every([...rules], async ([node, line]) => {
+      const text = await inNetwork(this.#options.tools, node, line).catch((error: unknown) => {
+        const { message, cause } = error as Error;
+        if ((cause as { code?: unknown } | undefined)?.code !== refused) throw error;
+        throw new CannotBreak(
+          `${message} (frames are dropped by nftables; outgoing ones need Linux 5.16 or newer)`,
+        );
+      });
+      times.push(Number(text.trim()) * 1000);
+    });
+    return Math.max(...times);
   }
 
-  /** Takes nodes off the network for good: they are about to die. */
-  async #cutOff(anchors: readonly string[]): Promise<number> {
-    const at = await this.#drop(cut(await this.#cardsOf(anchors)));
-    for (const node of anchors) this.#options.lost(node, at);
-    return at;
+  /** Takes the rules off. */
+  async #mend(nodes: readonly string[]): Promise<void> {
+    await every(nodes, async (node) => {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          await inNetwork(this.#options.tools, node, mend);
+          return;
+        } catch (error) {
+          // A node that is down has lost the rules with its network.
+          const { State } = await this.#get(node).inspect();
+          if (!State.Running) return;
+          if (attempt === 3) throw error;
+        }
+      }
+    });
   }
 
   async #cut(fault: Extract<Fault, { do: "cut" }>, parts: Parts): Promise<number> {
@@ -250,32 +384,20 @@ export class Faults {
       await this.#cards(fault.side, parts),
       fault.from === undefined ? undefined : await this.#cards(fault.from, parts),
     );
+    const nodes = [...rules.keys()];
     let at = Date.now();
-    await this.#while(
-      fault.seconds,
-      async () => {
+    await this.#while(fault.seconds, {
+      start: async () => {
         at = await this.#drop(rules);
-        this.#say("cut off", [...rules.keys()]);
+        this.#say("cut off", nodes);
       },
-      async () => {
-        await Promise.all(
-          [...rules.keys()].map(async (node) => {
-            for (let attempt = 1; ; attempt++) {
-              try {
-                await inNetwork(this.#options.tools, node, mend);
-                return;
-              } catch (error) {
-                // A node that is down has lost the rules with its network.
-                const { State } = await this.#get(node).inspect();
-                if (!State.Running) return;
-                if (attempt === 3) throw error;
-              }
-            }
-          }),
-        );
-        this.#say("mended the cut of", [...rules.keys()]);
+      undo: async () => {
+        await this.#mend(nodes);
+        this.#say("mended the cut of", nodes);
       },
-    );
+      // A new network has no rules.
+      byHand: () => this.#docker("restart", nodes),
+    });
     return at;
   }
 
@@ -287,52 +409,79 @@ export class Faults {
     const volume = `${name}-data`;
     const refusal = await noDisk(docker, volume);
     if (refusal !== undefined) throw new CannotBreak(refusal);
+    const { Mountpoint } = await docker.getVolume(volume).inspect();
     let disk: SmallDisk | undefined;
     const stop = () => this.#get(name).stop({ t: graceSeconds }).catch(unless(304));
     let at = Date.now();
-    await this.#while(
-      fault.seconds,
-      async () => {
+    await this.#while(fault.seconds, {
+      start: async () => {
         await stop();
-        disk = await SmallDisk.over(docker, volume);
+        this.#goOn();
+        disk = await SmallDisk.over(Mountpoint);
+        this.#goOn();
         await this.#get(name).start();
         await sleep(2000);
+        this.#goOn();
         await disk.fill();
         at = Date.now();
         this.#say("filled the disk of", [name]);
       },
-      async () => {
-        disk?.free();
-        // It is to see the space itself before its data goes back to the real disk.
-        await sleep(3000);
-        await stop();
-        await disk?.remove();
-        await this.#start([name]);
+      undo: async () => {
+        try {
+          if (disk !== undefined) {
+            disk.free();
+            // It is to see the space itself before its data goes back to the real disk.
+            await sleep(3000);
+            await stop();
+            await disk.remove();
+          }
+        } finally {
+          await this.#start([name]);
+        }
       },
-    );
+      byHand: () =>
+        [
+          ...(disk === undefined ? [] : [this.#docker("stop", [name]), ...disk.byHand]),
+          this.#docker("start", [name]),
+        ].join(" && "),
+    });
     return at;
   }
 
   async #restartDaemon(): Promise<number> {
-    const ensure = () => ensureDockerEngine(this.#options.log, this.#options.tools.dockerHost);
-    return this.#while(
-      0,
-      async () => {
-        if (await exists("/run/systemd/system")) {
-          await run("systemctl", ["stop", "docker.socket", "docker.service"]);
-        } else {
-          const pid = Number(readFileSync("/var/run/docker.pid", "utf8"));
-          process.kill(pid, "SIGTERM");
-          while (await exists(`/proc/${pid}`)) await sleep(200);
-        }
+    const daemon = await daemonBehind(this.#options.tools.dockerHost);
+    if ("refusal" in daemon) throw new CannotBreak(daemon.refusal);
+    return this.#while(0, {
+      start: async () => {
+        await daemon.stop();
         this.#options.log("stopped the Docker daemon");
       },
-      async () => {
-        await ensure();
+      undo: async () => {
+        await daemon.start();
         this.#options.log("started the Docker daemon");
       },
-    );
+      byHand: () => daemon.startLine,
+    });
   }
+}
+
+/** Does it for each, all at once, and waits for every one. @throws the first that failed, after the last has ended. */
+async function every<T>(things: readonly T[], work: (thing: T) => Promise<unknown>): Promise<void> {
+  const ends = await Promise.allSettled(things.map(work));
+  const failed = ends.flatMap((end) => (end.status === "rejected" ? [end.reason as Error] : []));
+  const worst = failed.find((error) => !(error instanceof CannotBreak)) ?? failed[0];
+  if (worst !== undefined) throw worst;
+}
+
+/** Waits for its end, whatever that is. @returns whether it came in time */
+async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
+  const over = new AbortController();
+  const ended = work.then(
+    () => true,
+    () => true,
+  );
+  const late = sleep(ms, false, { signal: over.signal }).catch(() => false);
+  return Promise.race([ended, late]).finally(() => over.abort());
 }
 
 /** Lets these answers of Docker's pass. */

@@ -16,9 +16,9 @@ import { type Attempt, firstAnswerAfter, seen } from "./outage.ts";
 import { overlapOf } from "./overlap.ts";
 import { partsNow } from "./parts.ts";
 import { Probe } from "./probe.ts";
-import { type Scenario } from "./scenarios.ts";
+import { type Fault, type Parts, type Scenario } from "./scenarios.ts";
 import { removeTools, type Tools } from "./tools.ts";
-import { contract, judge, type Measured, type Result } from "./verdict.ts";
+import { afterwards, contract, judge, type Measured, type Result } from "./verdict.ts";
 
 /** Load before anything is broken, so that there is something to lose. */
 const calmMs = 500;
@@ -26,7 +26,10 @@ const calmMs = 500;
 const watchMs = 1_500;
 const pauseSeconds = 4;
 const settleMs = 90_000;
+/** Nothing is to come any more when it is looked at once more. */
+const againMs = 10_000;
 const tokenSeconds = 4 * 3600;
+const nothing: Settlement = { lost: [], twice: [], uninvited: [] };
 
 export interface HarnessOptions {
   readonly context: CheckContext;
@@ -42,6 +45,8 @@ export class Harness {
   /** Part of every tenant and id of this run: no two runs share one. */
   readonly #run = Date.now().toString(36);
   #count = 0;
+  /** Every load that has ended, by its scenario's result. */
+  readonly #settled = new Map<Result, { readonly tenant: string; readonly ledger: Ledger }>();
 
   constructor(options: HarnessOptions) {
     this.#options = options;
@@ -74,10 +79,15 @@ export class Harness {
       );
   }
 
-  /** Takes back what is broken at this moment. */
-  async undo(): Promise<void> {
+  /** Takes back what is broken at this moment. @returns what could not be taken back: why, and what to do by hand */
+  async undo(): Promise<string[]> {
     if (this.#faults.pending) this.#options.log("taking back what is broken …");
-    await this.#faults.undoAll();
+    return this.#faults.undoAll();
+  }
+
+  /** What a person has to do to take back what is broken at this moment. */
+  get byHand(): string[] {
+    return this.#faults.byHand;
   }
 
   async stop(): Promise<void> {
@@ -87,8 +97,6 @@ export class Harness {
   }
 
   async run(scenario: Scenario): Promise<Result> {
-    const { context } = this.#options;
-    const { topology, config } = context;
     const began = Date.now();
     const head = {
       scenario: scenario.name,
@@ -96,17 +104,13 @@ export class Harness {
       heals: scenario.heals,
       began: new Date(began).toISOString(),
       ...(scenario.promise === undefined ? {} : { promise: scenario.promise }),
+      ...(scenario.needs === undefined ? {} : { needs: scenario.needs }),
+      ...(scenario.manualSteps === undefined ? {} : { manualSteps: scenario.manualSteps }),
     };
     const seconds = () => Math.round((Date.now() - began) / 100) / 10;
     const name = `chaos-${this.#run}-${++this.#count}`;
-    const token = await mintToken({
-      secret: context.jwtSecret,
-      tenantId: name,
-      scope: "events:write events:read",
-      ttlSeconds: tokenSeconds,
-      subject: "npm run chaos",
-    });
-    const client: Client = { ...entry(topology, config), token };
+    const client = await this.#client(name);
+    const stepsBefore = this.#faults.manualSteps;
     const load = new Load(client, name);
     load.start();
     try {
@@ -118,6 +122,12 @@ export class Harness {
       } catch (error) {
         if (!(error instanceof CannotBreak)) throw error;
         await load.stop();
+        // Of two faults the other one may have come.
+        const { at, unhealthy } = await this.#healthy(contract.healthySeconds);
+        if (at === undefined)
+          throw new Error(`${error.message}; and the stack is not well since then: ${unhealthy.join("; ")}`, {
+            cause: error,
+          });
         return { ...head, seconds: seconds(), skipped: error.message, broken: [], missed: [] };
       }
       await sleep(watchMs);
@@ -126,7 +136,7 @@ export class Harness {
       const until = Date.now();
       const settlement = await this.#settle(client, load.ledger, name).catch((error: unknown) => {
         load.wrong.push(`can't be settled: ${(error as Error).message}`);
-        return { lost: [], twice: [], uninvited: [] };
+        return nothing;
       });
       const vip = within(this.#probe.attempts, began, until);
       const measured: Measured = {
@@ -142,16 +152,56 @@ export class Harness {
         unhealthy,
         acknowledged: load.ledger.acknowledged,
         settledSeconds: Math.round((Date.now() - until) / 100) / 10,
-        ...settlement,
+        lost: settlement.lost,
+        twice: [...new Set([...settlement.twice, ...load.twice])],
+        uninvited: [...new Set([...settlement.uninvited, ...load.uninvited])],
         wrong: load.wrong,
         overlap: overlapOf(this.#holders.changes, began, until),
-        manualSteps: 0,
+        manualSteps: this.#faults.manualSteps - stepsBefore,
       };
-      return { ...head, seconds: seconds(), measured, ...judge(scenario, measured) };
+      const result = { ...head, seconds: seconds(), measured, ...judge(scenario, measured) };
+      this.#settled.set(result, { tenant: name, ledger: load.ledger });
+      return result;
     } finally {
       await load.stop();
       this.#probe.attempts.length = 0;
     }
+  }
+
+  /** Looks at the events of every scenario once more: something may have been lost, or come twice, since then. */
+  async lookAgain(results: readonly Result[]): Promise<Result[]> {
+    const all: Result[] = [];
+    for (const result of results) {
+      const found = this.#settled.get(result);
+      if (found === undefined) {
+        all.push(result);
+        continue;
+      }
+      const { tenant, ledger } = found;
+      const late = await this.#client(tenant)
+        .then((client) => this.#settle(client, ledger, tenant, againMs))
+        .then(
+          (settlement) => ({ ...settlement, wrong: [] }),
+          (error: unknown) => ({
+            ...nothing,
+            wrong: [`at the end of the run it can't be settled: ${(error as Error).message}`],
+          }),
+        );
+      all.push(afterwards(result, late));
+    }
+    return all;
+  }
+
+  async #client(tenant: string): Promise<Client> {
+    const { jwtSecret, topology, config } = this.#options.context;
+    const token = await mintToken({
+      secret: jwtSecret,
+      tenantId: tenant,
+      scope: "events:write events:read",
+      ttlSeconds: tokenSeconds,
+      subject: "npm run chaos",
+    });
+    return { ...entry(topology, config), token };
   }
 
   #healthy(limitSeconds: number, clients: () => readonly string[] = () => []) {
@@ -166,7 +216,7 @@ export class Harness {
     let at: number | undefined;
     for (const [index, faults] of scenario.steps.entries()) {
       if (index > 0) await sleep((scenario.pauseSeconds ?? pauseSeconds) * 1000);
-      const times = await Promise.all(faults.map((fault) => this.#faults.apply(fault, parts)));
+      const times = await this.#atOnce(faults, parts);
       at ??= Math.min(...times);
     }
     const ended = Date.now();
@@ -174,9 +224,27 @@ export class Harness {
     return { at: at ?? ended, ended };
   }
 
+  /** All of them at the same moment. Where one can't be had, the others are taken back before that is said. */
+  async #atOnce(faults: readonly Fault[], parts: Parts): Promise<number[]> {
+    const failures: Error[] = [];
+    const left: string[] = [];
+    const applied = faults.map((fault) =>
+      this.#faults.apply(fault, parts).catch(async (error: unknown) => {
+        failures.push(error as Error);
+        left.push(...(await this.#faults.takeBack()));
+        return NaN;
+      }),
+    );
+    const times = await Promise.all(applied);
+    const worst = failures.find((error) => !(error instanceof CannotBreak)) ?? failures[0];
+    if (left.length > 0) throw new Error([worst?.message, ...new Set(left)].join("; "));
+    if (worst !== undefined) throw worst;
+    return times;
+  }
+
   /** What was acknowledged, beside what the API shows and what each replica has. */
-  async #settle(client: Client, ledger: Ledger, tenant: string): Promise<Settlement> {
-    const deadline = Date.now() + settleMs;
+  async #settle(client: Client, ledger: Ledger, tenant: string, patienceMs = settleMs): Promise<Settlement> {
+    const deadline = Date.now() + patienceMs;
     for (;;) {
       try {
         const settlement = await this.#settlement(client, ledger, tenant);

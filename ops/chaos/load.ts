@@ -1,12 +1,15 @@
 // The steady load under which everything is broken: careful senders and readers, all of them through the virtual IP.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Answer, asked, type Client, Ledger, postUntilDecided } from "../ledger.ts";
+import { type Answer, asked, type Client, isPassing, Ledger, postUntilDecided } from "../ledger.ts";
 import { type Attempt } from "./outage.ts";
 
 const senders = 3;
 const readers = 2;
 const eventsPerPost = 5;
+/** Readers ask for so many events at a time, and after so many pages again for the newest. */
+const eventsPerPage = 20;
+const pagesPerWalk = 5;
 const pauseMs = 60;
 /** One post in so many is sent again although it was acknowledged, as senders do that lost the answer. */
 const repeatEvery = 10;
@@ -26,6 +29,11 @@ export class Load {
   readonly reads: Attempt[] = [];
   /** Answers that must never come: a good post was refused, or its sender lost patience. */
   readonly wrong: string[] = [];
+  /** Ids that a reader was shown twice within one walk from page to page, where each comes at most once. */
+  readonly twice = new Set<string>();
+  /** Ids that a reader was shown and that were never sent. */
+  readonly uninvited = new Set<string>();
+  readonly #sent = new Set<string>();
   readonly #client: Client;
   readonly #name: string;
   #going = false;
@@ -92,6 +100,7 @@ export class Load {
         })),
       );
       this.ledger.open(ids);
+      for (const id of ids) this.#sent.add(id);
       for (let again = 0; again < (count % repeatEvery === 0 ? 2 : 1); again++) {
         try {
           const answer = await postUntilDecided(
@@ -115,16 +124,46 @@ export class Load {
 
   async #read(): Promise<void> {
     const { api, token } = this.#client;
+    let walk: { readonly seen: Set<string>; pages: number; cursor?: string } | undefined;
     while (this.#going) {
+      walk ??= { seen: new Set(), pages: 0 };
+      const query = new URLSearchParams({ limit: String(eventsPerPage) });
+      if (walk.cursor !== undefined) query.set("cursor", walk.cursor);
       const at = Date.now();
       const answer = await asked(
-        `${api}/v1/events?limit=20`,
+        `${api}/v1/events?${query.toString()}`,
         { headers: { authorization: `Bearer ${token}` } },
         readTimeoutMs,
       );
       this.reads.push(attemptOf(answer, at, answer.status === 200));
+      if (answer.status === 200) {
+        const next = this.#look(answer.text, walk.seen);
+        walk = next === undefined || ++walk.pages === pagesPerWalk ? undefined : { ...walk, cursor: next };
+      } else if (!isPassing(answer.status)) {
+        walk = undefined;
+      }
       await sleep(pauseMs);
     }
+  }
+
+  /** Looks at a page's events. @param seen ids of the pages before @returns where the next page begins, if there is one */
+  #look(text: string, seen: Set<string>): string | undefined {
+    let page: {
+      readonly events: readonly { readonly event_id: string }[];
+      readonly next_cursor: string | null;
+    };
+    try {
+      page = JSON.parse(text) as typeof page;
+      for (const { event_id } of page.events) {
+        if (seen.has(event_id)) this.twice.add(event_id);
+        seen.add(event_id);
+        if (!this.#sent.has(event_id)) this.uninvited.add(event_id);
+      }
+    } catch {
+      this.wrong.push(`a reader was given no page: ${text.slice(0, 200)}`);
+      return undefined;
+    }
+    return page.next_cursor ?? undefined;
   }
 }
 

@@ -10,6 +10,9 @@ export interface Card {
 const table = "siem_chaos";
 const set = (values: readonly string[]) => `{ ${values.join(", ")} }`;
 
+/** With this code a line of a cut ends where nftables refuses it; no rule is in place then. */
+export const refused = 42;
+
 /** Removes a cut; succeeds where there is none. */
 export const mend = `nft delete table netdev ${table} 2>/dev/null || :`;
 
@@ -34,8 +37,9 @@ export function cut(side: readonly Card[], from?: readonly Card[]): ReadonlyMap<
             ...outgoing.map((rule) => `add rule netdev ${table} out ${rule} drop`),
           ]),
     ].join("; ");
-  // In one transaction, and the moment at which it counts.
-  const line = (text: string) => `nft '${text}' && date +%s.%N`;
+  // In one transaction, and the moment at which it counts. What is refused is quoted in further lines.
+  const line = (text: string) =>
+    `why=$(nft '${text}' 2>&1) && date +%s.%N || { echo "$why" | head -n 1 >&2; exit ${refused}; }`;
   if (from === undefined) {
     const own = set(side.map(({ address }) => address));
     const text = rules(`ether saddr != ${macs(side)}`, [

@@ -2,7 +2,7 @@
 
 import Table from "cli-table3";
 import { type Scenario } from "./scenarios.ts";
-import { contract, limitText, type Measured, type Result } from "./verdict.ts";
+import { contract, limitText, type Measured, type Result, untested } from "./verdict.ts";
 
 /** How and where the results came to be. */
 export interface Circumstances {
@@ -37,6 +37,7 @@ export interface Summary {
     readonly overlapMs: number;
     readonly settledSeconds: number;
   };
+  readonly manualSteps: number;
   readonly acknowledged: number;
   readonly lost: number;
   readonly twice: number;
@@ -82,6 +83,7 @@ export function summarize(results: readonly Result[]): Summary[] {
               settledSeconds: most(({ settledSeconds }) => settledSeconds),
             },
           }),
+      manualSteps: sum(({ manualSteps }) => manualSteps),
       acknowledged: sum(({ acknowledged }) => acknowledged),
       lost: sum(({ lost }) => lost.length),
       twice: sum(({ twice }) => twice.length),
@@ -104,40 +106,55 @@ const columns = [
   "runs",
   "VIP out",
   "of its limit",
+  "of VRRP's limit",
   "failed of requests",
   "posts: failed, longest wait",
   "reads: failed, longest wait",
   "all well after",
   "all stored after",
   "two holders",
+  "manual steps",
   "acknowledged",
   "lost",
   "twice",
   "contract",
 ];
 
-function cells(summary: Summary): string[] {
-  const { scenario, runs, promise, worst, acknowledged, lost, twice, skipped } = summary;
-  const end = [String(acknowledged), String(lost), String(twice), verdictOf(summary)];
+/** The longest outage beside its own limit. */
+function ofLimit({ promise, worst }: Pick<Summary, "promise" | "worst">): string {
+  const limit = limitText(promise === undefined ? {} : { promise });
+  if (limit === undefined) return "no limit is promised";
+  return promise?.limit === "outage" ? ratio(worst?.vipOutageMs ?? 0, promise.ms) : limit;
+}
+
+const ratio = (ms: number, limitMs: number) => `${(ms / limitMs).toFixed(2)} × ${Math.round(limitMs)} ms`;
+
+function cells(summary: Summary, vrrpLimitMs: number): string[] {
+  const { scenario, runs, worst, manualSteps, acknowledged, lost, twice, skipped } = summary;
   if (worst === undefined)
     return [scenario, "0", ...Array<string>(columns.length - 3).fill("–"), `skipped: ${skipped ?? ""}`];
   return [
     scenario,
     String(runs),
     `${worst.vipOutageMs} ms`,
-    `${promise?.limit === "outage" ? `${(worst.vipOutageMs / promise.ms).toFixed(2)} × ` : ""}${limitText(summary) ?? ""}`,
+    ofLimit(summary),
+    worst.vipOutageMs === 0 ? "–" : ratio(worst.vipOutageMs, vrrpLimitMs),
     `${worst.vipFailed} of ${worst.vipRequests}`,
     `${worst.postsFailed}, ${secondsOf(worst.postsGapMs)}`,
     `${worst.readsFailed}, ${secondsOf(worst.readsGapMs)}`,
     worst.healthySeconds === undefined ? "never" : `${worst.healthySeconds.toFixed(1)} s`,
     `${worst.settledSeconds.toFixed(1)} s`,
     `${worst.overlapMs} ms`,
-    ...end,
+    String(manualSteps),
+    String(acknowledged),
+    String(lost),
+    String(twice),
+    verdictOf(summary),
   ];
 }
 
 /** One line as soon as a scenario is done. */
-export function renderLine(result: Result): string {
+export function renderLine(result: Result, vrrpLimitMs: number): string {
   const [summary] = summarize([result]);
   if (summary === undefined) return "";
   const { worst } = summary;
@@ -146,17 +163,21 @@ export function renderLine(result: Result): string {
     ...result.broken.map((text) => `BROKEN: ${text}`),
     ...result.missed.map((text) => `missed: ${text}`),
   ];
-  const limit = limitText(result);
+  const limits = [
+    limitText(result) === undefined ? "no limit is promised" : `limit ${limitText(result)}`,
+    ...(worst.vipOutageMs === 0 ? [] : [`${ratio(worst.vipOutageMs, vrrpLimitMs)} of VRRP's`]),
+  ];
+  const byHand = summary.manualSteps === 0 ? "" : `; manual steps: ${summary.manualSteps}`;
   return [
-    `VIP out ${worst.vipOutageMs} ms${limit === undefined ? "" : ` (limit ${limit})`}, ${worst.vipFailed} of ${worst.vipRequests} failed; posts ${worst.postsFailed} failed, longest wait ${secondsOf(worst.postsGapMs)}; reads ${worst.readsFailed} failed, ${secondsOf(worst.readsGapMs)}; well after ${worst.healthySeconds ?? "never"} s; two holders ${worst.overlapMs} ms; ${summary.acknowledged} acknowledged, ${summary.lost} lost, ${summary.twice} twice (${result.seconds} s in all)`,
+    `VIP out ${worst.vipOutageMs} ms (${limits.join("; ")}), ${worst.vipFailed} of ${worst.vipRequests} failed; posts ${worst.postsFailed} failed, longest wait ${secondsOf(worst.postsGapMs)}; reads ${worst.readsFailed} failed, ${secondsOf(worst.readsGapMs)}; well after ${worst.healthySeconds ?? "never"} s; two holders ${worst.overlapMs} ms${byHand}; ${summary.acknowledged} acknowledged, ${summary.lost} lost, ${summary.twice} twice (${result.seconds} s in all)`,
     ...problems,
   ].join("\n  ");
 }
 
 /** The table for a terminal. */
-export function renderTable(results: readonly Result[]): string {
+export function renderTable(results: readonly Result[], vrrpLimitMs: number): string {
   const table = new Table({ head: columns, style: { head: [], border: [], compact: true } });
-  for (const summary of summarize(results)) table.push(cells(summary));
+  for (const summary of summarize(results)) table.push(cells(summary, vrrpLimitMs));
   return table.toString();
 }
 
@@ -173,19 +194,31 @@ export function renderTotals(results: readonly Result[], vrrpLimitMs: number): s
     ? "at least once never"
     : `${most((one) => one.healthySeconds ?? 0).toFixed(1)} s`;
   const node = all.find(({ scenario }) => scenario === "lb-node-holder-kill")?.worst?.vipOutageMs;
+  const byHand = all.filter((one) => one.manualSteps > 0);
+  const skipped = results.filter((one) => one.skipped !== undefined);
+  const why = (one: Result) => `${one.scenario} (${one.skipped})`;
   const lines = [
     `${runs} runs of ${all.length - all.filter((one) => one.runs === 0).length} scenarios; ${sum((one) => one.acknowledged)} events acknowledged, **${sum((one) => one.lost)} lost, ${sum((one) => one.twice)} seen twice**.`,
-    `Longest time with two holders of the VIP: ${most((one) => one.overlapMs)} ms (allowed: ${contract.overlapMs} ms). Longest time until every check passed again: ${healthy} (allowed: ${contract.healthySeconds} s). Manual steps: 0.`,
+    `Longest time with two holders of the VIP: ${most((one) => one.overlapMs)} ms (allowed: ${contract.overlapMs} ms). Longest time until every check passed again: ${healthy} (allowed: ${contract.healthySeconds} s). Manual steps: ${sum((one) => one.manualSteps)}${byHand.length === 0 ? "" : ` (${byHand.map(({ scenario }) => scenario).join(", ")})`}.`,
     ...(node === undefined
       ? []
       : [
           `The holder's whole node lost: the VIP was out for ${node} ms, ${(node / vrrpLimitMs).toFixed(2)} × VRRP's own limit of ${Math.round(vrrpLimitMs)} ms.`,
         ]),
+    ...(skipped.length === 0
+      ? []
+      : [
+          `${untested(results).length === 0 ? "" : "**"}${skipped.length} not tested${untested(results).length === 0 ? "" : "**"}: ${[...new Set(skipped.map(why))].join(", ")}.`,
+        ]),
     broken.length === 0
-      ? "The contract was kept every time."
+      ? runs === 0
+        ? "Nothing was tested, so nothing is known of the contract."
+        : `The contract was kept every time${skipped.length === 0 ? "" : " that it was tested"}.`
       : `**The contract was broken by** ${broken.map(({ scenario, broken: texts }) => `${scenario} (${texts.join("; ")})`).join(", ")}.`,
     ...(missed.length === 0
-      ? ["Every time limit was kept."]
+      ? runs === 0
+        ? []
+        : ["Every time limit was kept."]
       : [
           `Time limits missed: ${missed.map(({ scenario, missed: texts }) => `${scenario} (${texts.join("; ")})`).join(", ")}.`,
         ]),
@@ -200,20 +233,25 @@ The failover contract, measured: \`npm run chaos\` breaks a running stack in eve
 the virtual IP, and keeps account of every event.
 
 - **Load**: three senders post numbered events (five a post) and try again until the platform has decided, some posts
-  twice on purpose; two readers page through the API; a third client opens a new connection to the VIP's HAProxy every
-  ten milliseconds.
-- **VIP out**: from the first failed request of that client to the next one that was answered. **Longest wait**: the
-  longest time in which no post, or no read, was answered by success.
+  twice on purpose; two readers walk from page to page through the API, five pages of twenty, then again from the newest;
+  a third client opens a new connection to the VIP's HAProxy every ten milliseconds.
+- **VIP out**: from the first failed request of that client to the next one that was answered. Each is shown beside its
+  own limit, where one is promised, and beside VRRP's. **Longest wait**: the longest time in which no post, or no read,
+  was answered by success.
 - **All well after**: from the end of the fault until every check of \`npm run verify\` passes (without its probe event,
-  because the load proves more).
+  because the load proves more), and until both load balancers may have the address.
 - **All stored after**: from the last post until the API and every ClickHouse replica had all that was acknowledged.
 - **Two holders**: the longest time in which the address stood on both nodes, by the kernel's own messages.
 - **Lost, twice**: acknowledged events, id by id, that the API doesn't show or that any of the three ClickHouse replicas
-  lacks; events that readers see more than once.
+  lacks; events that readers see more than once, in one walk from page to page under load or in all pages afterwards. At
+  the end of a run all of it is counted once more for every scenario, so that what came or went late shows too.
+- **Manual steps**: starts of what was killed and what nobody else starts again. What the command does to end a fault of
+  its own is none: it thaws, starts what it stopped, mends a cut. One is known: nothing watches over a supervisor that
+  was killed ([decision 13](decisions/0013-a-supervisor-on-every-host.md)).
 - **The contract**: nothing lost, nothing twice, never two holders for more than a second, all well again within three
-  minutes, and no manual step: the command only takes back the fault itself (it thaws, starts what it stopped, mends a
-  cut). Anything else makes it end with 1. A missed time limit is marked, and counts only with \`--strict\`, because a
-  busy machine misses it too.
+  minutes, and no manual step but the one that is known. Anything else makes it end with 1, and so does a scenario that
+  could not be tried, unless it needs root or a flag. A missed time limit is marked, and counts only with \`--strict\`,
+  because a busy machine misses it too.
 `;
 
 /** A section of docs/failover.md. */
@@ -230,7 +268,7 @@ ${renderTotals(results, about.vrrpLimitMs).split("\n").join("\n\n")}
 
 ${row(columns)}
 ${rule(columns.length)}
-${all.map((summary) => row(cells(summary))).join("\n")}
+${all.map((summary) => row(cells(summary, about.vrrpLimitMs))).join("\n")}
 
 ### What each one breaks
 

@@ -67,8 +67,14 @@ export interface Scenario {
   readonly name: string;
   /** For people. */
   readonly breaks: string;
-  /** Who mends it: Docker and the services themselves, the supervisor, or the end of the fault. Never a person. */
-  readonly heals: "by itself" | "by the supervisor" | "when the fault ends";
+  /**
+   * Who mends it: Docker and the services themselves, the supervisor, or the end of the fault, which is its own: what it
+   * stopped it starts. A person only where nothing watches over what was killed.
+   */
+  readonly heals:
+    "by itself" | "by the supervisor" | "when the fault ends" | "by hand, then by the supervisor";
+  /** How many steps by hand that takes. @default none */
+  readonly manualSteps?: number;
   /** Faults of one step come at the same moment; the next step comes `pauseSeconds` later. */
   readonly steps: readonly (readonly Fault[])[];
   /** @default 4 */
@@ -93,6 +99,10 @@ export type { Promise_ as VipPromise };
 const proxyLimitMs = 100;
 /** How much longer than VRRP's own limit a lost node may take. */
 const nodeFactor = 1.15;
+/** Where both load balancers claim the address, the witness decides within that. */
+const decisionMs = 1_000;
+/** A holder that reaches neither the witness nor the other one has let go before its lease ends (decision 6). */
+const leaseMs = 1_500;
 /** Longer than the sessions in ZooKeeper last, so that others take over. */
 const longSeconds = 8;
 const shortSeconds = 4;
@@ -123,6 +133,8 @@ export function scenariosOf(topology: Topology): Scenario[] {
 
   for (const which of ["holder", "backup"] as const) {
     const promise = which === "holder" ? { promise: proxyPromise } : {};
+    // A Keepalived that says nothing is a lost node to the other one.
+    const silent = which === "holder" ? { promise: nodePromise } : {};
     const haproxy = [replica("haproxy", which)];
     const keepalived = [replica("keepalived", which)];
     const of = (what: string) =>
@@ -166,6 +178,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
         heals: "when the fault ends",
         steps: [[{ do: "stop", victims: keepalived, seconds: shortSeconds }]],
         area: "keeper",
+        ...silent,
       },
       {
         name: `keepalived-${which}-restart`,
@@ -173,6 +186,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
         heals: "by itself",
         steps: [[{ do: "restart", victims: keepalived }]],
         area: "keeper",
+        ...silent,
       },
       {
         name: `keepalived-${which}-kill`,
@@ -180,6 +194,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
         heals: "by the supervisor",
         steps: [[{ do: "kill", victims: keepalived }]],
         area: "keeper",
+        ...silent,
       },
       {
         name: `keepalived-${which}-pause`,
@@ -187,6 +202,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
         heals: "when the fault ends",
         steps: [[{ do: "pause", victims: keepalived, seconds: shortSeconds }]],
         area: "keeper",
+        ...silent,
       },
     );
   }
@@ -233,8 +249,9 @@ export function scenariosOf(topology: Topology): Scenario[] {
       {
         name: `lb-node-${short}-restart`,
         breaks: `${text} is rebooted: all of it is stopped, then started`,
-        heals: "by itself",
+        heals: "when the fault ends",
         steps: [[{ do: "restart", victims: [node("lb", which)] }]],
+        ...promise,
       },
     );
   }
@@ -246,6 +263,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
       topology.haproxy.map(({ slot }) => [{ do: "restart" as const, victims: [anchor("lb", slot)] }]),
     ),
     pauseSeconds: 6,
+    promise: nodePromise,
   });
 
   for (const service of ["api", "ingestor"] as const) {
@@ -337,45 +355,61 @@ export function scenariosOf(topology: Topology): Scenario[] {
       breaks: `zone ${zone} is lost: its three nodes are killed at once`,
       heals: "by the supervisor",
       steps: [[{ do: "kill", victims: [{ kind: "zone", which: zone }] }]],
+      // Kept trivially where the holder is in another zone.
+      promise: nodePromise,
     });
   }
 
-  const cuts: readonly (readonly [string, string, Victim, readonly Victim[] | undefined, boolean?])[] = [
-    [
-      "lb-node",
-      "the load balancer that has the VIP is cut off from everything",
-      node("lb", "holder"),
-      undefined,
-    ],
-    ["stream-node", "stream node 2 is cut off from everything", node("stream", 2), undefined],
-    ["store-node", "store node 2 is cut off from everything", node("store", 2), undefined],
-    [
-      "zone",
-      "zone 1 is cut off from the other zones and from clients",
-      { kind: "zone", which: 1 },
-      undefined,
-    ],
-    [
-      "lb-pair",
-      "the two load balancers are cut off from each other; both reach the witness and clients",
-      node("lb", "holder"),
-      [node("lb", "backup")],
-      true,
-    ],
-    [
-      "lb-quorum",
-      "the load balancer that has the VIP is cut off from the other one and from the witness, not from clients",
-      node("lb", "holder"),
-      [node("lb", "backup"), node("lb", zones)],
-    ],
+  const cuts: readonly {
+    readonly name: string;
+    readonly breaks: string;
+    readonly side: Victim;
+    readonly from?: readonly Victim[];
+    readonly promise?: Promise_;
+    readonly fast?: boolean;
+  }[] = [
+    {
+      name: "lb-node",
+      breaks: "the load balancer that has the VIP is cut off from everything",
+      side: node("lb", "holder"),
+      promise: nodePromise,
+    },
+    { name: "stream-node", breaks: "stream node 2 is cut off from everything", side: node("stream", 2) },
+    { name: "store-node", breaks: "store node 2 is cut off from everything", side: node("store", 2) },
+    {
+      name: "zone",
+      breaks: "zone 1 is cut off from the other zones and from clients",
+      side: { kind: "zone", which: 1 },
+      promise: nodePromise,
+    },
+    {
+      name: "lb-pair",
+      breaks: "the two load balancers are cut off from each other; both reach the witness and clients",
+      side: node("lb", "holder"),
+      from: [node("lb", "backup")],
+      promise: { limit: "outage", ms: decisionMs, what: `the witness decides within ${decisionMs} ms` },
+      fast: true,
+    },
+    {
+      name: "lb-quorum",
+      breaks:
+        "the load balancer that has the VIP is cut off from the other one and from the witness, not from clients",
+      side: node("lb", "holder"),
+      from: [node("lb", "backup"), node("lb", zones)],
+      promise: {
+        limit: "outage",
+        ms: leaseMs,
+        what: `a holder has let go before its lease of ${leaseMs} ms ends`,
+      },
+    },
   ];
-  for (const [name, breaks, side, from, fast] of cuts) {
+  for (const { name, breaks, side, from, ...rest } of cuts) {
     found.push({
       name: `cut-${name}`,
       breaks: `${breaks}, for ${longSeconds} s`,
       heals: "when the fault ends",
       steps: [[{ do: "cut", side: [side], ...(from === undefined ? {} : { from }), seconds: longSeconds }]],
-      ...(fast === true ? { fast } : {}),
+      ...rest,
     });
   }
 
@@ -402,8 +436,9 @@ export function scenariosOf(topology: Topology): Scenario[] {
     },
     {
       name: "supervisor-and-api-kill",
-      breaks: `the supervisor and an API are killed at once; the supervisor is started ${shortSeconds} s later`,
-      heals: "when the fault ends",
+      breaks: `the supervisor and an API are killed at once; the supervisor is started by hand ${shortSeconds} s later`,
+      heals: "by hand, then by the supervisor",
+      manualSteps: 1,
       steps: [
         [
           { do: "kill, then start", victims: [replica("supervisor", 1)], seconds: shortSeconds },

@@ -1,5 +1,6 @@
 // What one scenario measured, and what the contract says of it. Pure.
 
+import { type Settlement } from "../ledger.ts";
 import { type Seen } from "./outage.ts";
 import { type Overlap } from "./overlap.ts";
 import { type Scenario } from "./scenarios.ts";
@@ -35,8 +36,8 @@ export interface Measured {
   /** Answers to clients that must never come. */
   readonly wrong: readonly string[];
   readonly overlap: Overlap;
-  /** Always 0: the harness only takes back the fault itself. */
-  readonly manualSteps: 0;
+  /** Starts of what was killed, which nobody but the harness started: a person would have had to. */
+  readonly manualSteps: number;
 }
 
 export interface Result {
@@ -55,6 +56,10 @@ export interface Result {
   readonly missed: readonly string[];
   /** The limit for clients of the VIP. @default none */
   readonly promise?: NonNullable<Scenario["promise"]>;
+  /** What it needs beyond a running stack. @default nothing */
+  readonly needs?: NonNullable<Scenario["needs"]>;
+  /** Manual steps that are known to be needed. @default none */
+  readonly manualSteps?: number;
 }
 
 const some = (ids: readonly string[]) =>
@@ -62,7 +67,7 @@ const some = (ids: readonly string[]) =>
 
 /** What was broken and what was missed. */
 export function judge(
-  { promise }: Pick<Scenario, "promise">,
+  { promise, manualSteps = 0 }: Pick<Scenario, "promise" | "manualSteps">,
   measured: Measured,
 ): Pick<Result, "broken" | "missed"> {
   const broken: string[] = [];
@@ -79,6 +84,8 @@ export function judge(
     broken.push(`two nodes had the VIP for ${overlap.longestMs} ms (allowed: ${contract.overlapMs})`);
   if (healthySeconds === undefined)
     broken.push(`not healthy after ${contract.healthySeconds} s: ${some(unhealthy)}`);
+  if (measured.manualSteps > manualSteps)
+    broken.push(`${measured.manualSteps} manual steps were needed (known: ${manualSteps})`);
   switch (promise?.limit) {
     case "outage":
       if (vip.outageMs > promise.ms)
@@ -105,7 +112,29 @@ export function limitText({ promise }: Pick<Scenario, "promise">): string | unde
   }
 }
 
-/** 1 if the contract was broken, or, strictly, if a time limit was missed. */
+/** The same result, after its events were looked at once more: what was lost or came twice since then counts too. */
+export function afterwards(result: Result, late: Settlement & Pick<Measured, "wrong">): Result {
+  const { measured } = result;
+  if (measured === undefined) return result;
+  const both = (of: "lost" | "twice" | "uninvited" | "wrong") => [...new Set([...measured[of], ...late[of]])];
+  const after = {
+    ...measured,
+    ...{ lost: both("lost"), twice: both("twice"), uninvited: both("uninvited"), wrong: both("wrong") },
+  };
+  return { ...result, measured: after, ...judge(result, after) };
+}
+
+/** Scenarios that were skipped although they need nothing that a machine may lack. */
+export function untested(results: readonly Result[]): Result[] {
+  return results.filter(({ skipped, needs }) => skipped !== undefined && needs === undefined);
+}
+
+/** 1 if the contract was broken or not tested, or, strictly, if a time limit was missed. */
 export function exitCodeOf(results: readonly Result[], strict: boolean): 0 | 1 {
-  return results.some(({ broken, missed }) => broken.length > 0 || (strict && missed.length > 0)) ? 1 : 0;
+  const ran = results.some(({ measured }) => measured !== undefined);
+  return !ran ||
+    untested(results).length > 0 ||
+    results.some(({ broken, missed }) => broken.length > 0 || (strict && missed.length > 0))
+    ? 1
+    : 0;
 }

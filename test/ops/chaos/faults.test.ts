@@ -1,10 +1,28 @@
-// Faults are taken back: when their time is over, when breaking failed half-way, and at once on a Ctrl-C.
+// Faults are taken back: when their time is over, when breaking failed half-way, and at once on a Ctrl-C, but never before
+// they are made. What can't be taken back is said.
 
 import type Docker from "dockerode";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { plan } from "../../../components/topology.ts";
-import { Faults } from "../../../ops/chaos/faults.ts";
+import { CannotBreak, Faults } from "../../../ops/chaos/faults.ts";
+import { mend, refused } from "../../../ops/chaos/network.ts";
 import { type Fault, type Parts, type Victim } from "../../../ops/chaos/scenarios.ts";
+import { inNetwork } from "../../../ops/chaos/tools.ts";
+
+vi.mock("../../../ops/chaos/tools.ts", () => ({ inNetwork: vi.fn() }));
+// Vitest's clock rules only the global timers.
+vi.mock("node:timers/promises", () => ({
+  setTimeout: (ms: number, value: unknown, { signal }: { signal?: AbortSignal } = {}) =>
+    new Promise((resolve, reject) => {
+      const timer = setTimeout(resolve, ms, value);
+      const end = () => {
+        clearTimeout(timer);
+        reject(new Error("aborted"));
+      };
+      if (signal?.aborted === true) end();
+      else signal?.addEventListener("abort", end);
+    }),
+}));
 
 const topology = plan();
 const parts: Parts = {
@@ -22,31 +40,56 @@ describe("a fault", () => {
   let calls: string[] = [];
   /** Calls that fail, and how. */
   let failing: Record<string, number> = {};
+  /** Calls that take so long, milliseconds; they have happened when they end. */
+  let slow: Record<string, number> = {};
   let faults: Faults;
+  let lost: string[] = [];
+  /** What is done in a node's network fails so. */
+  let network: (node: string, line: string) => Error | undefined = () => undefined;
   beforeEach(() => {
     vi.useFakeTimers();
     calls = [];
     failing = {};
-    const getContainer = (name: string) =>
-      Object.fromEntries(
+    slow = {};
+    lost = [];
+    network = () => undefined;
+    const getContainer = (name: string) => ({
+      inspect: () =>
+        Promise.resolve({
+          State: { Running: true },
+          NetworkSettings: {
+            Networks: { "siem-net": { MacAddress: "02:42:00:00:00:01", IPAddress: "172.25.0.11" } },
+          },
+        }),
+      ...Object.fromEntries(
         ["kill", "stop", "start", "pause", "unpause", "restart"].map((verb) => [
           verb,
-          () => {
+          async () => {
             const call = `${verb} ${name}`;
+            if (slow[call] !== undefined) await new Promise((resolve) => setTimeout(resolve, slow[call]));
             calls.push(call);
             const statusCode = failing[call];
-            return statusCode === undefined
-              ? Promise.resolve()
-              : Promise.reject(Object.assign(new Error(`no ${call}`), { statusCode }));
+            if (statusCode !== undefined) throw Object.assign(new Error(`no ${call}`), { statusCode });
           },
         ]),
-      );
-    const docker = { getContainer } as unknown as Docker;
+      ),
+    });
+    const listContainers = () =>
+      Promise.resolve([
+        { Id: "1", Names: ["/lb-node-1"], HostConfig: { NetworkMode: "siem-net" } },
+        { Id: "2", Names: ["/haproxy-1"], HostConfig: { NetworkMode: "container:1" } },
+      ]);
+    vi.mocked(inNetwork).mockImplementation((_tools, node, line) => {
+      const error = network(node, line);
+      calls.push(`${line === mend ? "mend" : "cut"} ${node}`);
+      return error === undefined ? Promise.resolve("1700000000.5\n") : Promise.reject(error);
+    });
+    const docker = { getContainer, listContainers } as unknown as Docker;
     faults = new Faults({
       tools: { docker, dockerHost: "unix:///nowhere", label: "x", image: "x" },
       topology,
       log: () => undefined,
-      lost: () => undefined,
+      lost: (node) => lost.push(node),
     });
   });
   afterEach(() => {
@@ -103,5 +146,136 @@ describe("a fault", () => {
   it("says that a replica that is not there can't be broken", async () => {
     await expect(faults.apply({ do: "kill", victims: [api(7)] }, parts)).rejects.toThrow("there is no api 7");
     expect(calls).toEqual([]);
+  });
+
+  it("is not taken back before it is made, however slowly that goes", async () => {
+    slow = { "stop siem-api-3": 10_000 };
+    const stopped = faults.apply({ do: "stop", victims: [api(3)], seconds: 4 }, parts);
+    await vi.advanceTimersByTimeAsync(1_000);
+    const undone = faults.undoAll();
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(calls).toEqual([]);
+    await vi.advanceTimersByTimeAsync(4_500);
+    expect(await undone).toEqual([]);
+    await stopped;
+    expect(calls).toEqual(["stop siem-api-3", "start siem-api-3"]);
+    expect(faults.pending).toBe(false);
+  });
+
+  it("is not made at all once everything is taken back", async () => {
+    const applied = faults.apply(pause, parts);
+    // It has still to be looked up what is to be broken.
+    const undone = faults.undoAll();
+    await expect(applied).rejects.toThrow("interrupted");
+    expect(await undone).toEqual([]);
+    expect(calls).toEqual([]);
+  });
+
+  it("is named, with what to do by hand, where it can't be taken back; it may be tried again", async () => {
+    const applied = faults.apply(pause, parts);
+    const rejected = expect(applied).rejects.toThrow("no unpause siem-api-2");
+    await vi.advanceTimersByTimeAsync(1_000);
+    failing = { "unpause siem-api-2": 418 };
+    expect(await faults.undoAll()).toEqual([
+      "no unpause siem-api-2; by hand: docker -H unix:///nowhere unpause siem-api-1 siem-api-2",
+    ]);
+    await rejected;
+    expect(faults.byHand).toHaveLength(1);
+    failing = {};
+    expect(await faults.undoAll()).toEqual([]);
+    expect(faults.pending).toBe(false);
+  });
+
+  it("is given up on after a minute of being made, and that is said", async () => {
+    slow = { "stop siem-api-3": 600_000 };
+    void faults.apply({ do: "stop", victims: [api(3)], seconds: 4 }, parts).catch(() => undefined);
+    await vi.advanceTimersByTimeAsync(1_000);
+    const undone = faults.undoAll();
+    await vi.advanceTimersByTimeAsync(121_000);
+    expect(await undone).toEqual([
+      "it was still being broken after 60 s, and may be so yet; by hand: docker -H unix:///nowhere start siem-api-3",
+    ]);
+    expect(calls).toContain("start siem-api-3");
+  });
+
+  it("ends at once, and nothing is over, where another one at the same moment can't be had", async () => {
+    const applied = faults.apply(pause, parts);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(await faults.takeBack()).toEqual([]);
+    await applied;
+    expect(calls.slice(2)).toEqual(["unpause siem-api-1", "unpause siem-api-2"]);
+    await expect(faults.apply({ do: "kill", victims: [api(1)] }, parts)).resolves.toBeGreaterThan(0);
+  });
+
+  it("counts as a manual step where the harness starts what it killed, and not where it stopped it", async () => {
+    const fault = { victims: [api(1)], seconds: 1 };
+    const stopped = faults.apply({ do: "stop", ...fault }, parts);
+    await vi.advanceTimersByTimeAsync(1_100);
+    await stopped;
+    expect(faults.manualSteps).toBe(0);
+    const killed = faults.apply({ do: "kill, then start", ...fault }, parts);
+    await vi.advanceTimersByTimeAsync(1_100);
+    await killed;
+    expect(faults.manualSteps).toBe(1);
+    failing = { "start siem-api-1": 304 };
+    const others = faults.apply({ do: "kill, then start", ...fault }, parts);
+    await vi.advanceTimersByTimeAsync(1_100);
+    await others;
+    expect(faults.manualSteps).toBe(1);
+  });
+
+  describe("of a whole node", () => {
+    const kill: Fault = { do: "kill", victims: [{ kind: "node", role: "lb", which: 1 }] };
+    const cutOff: Fault = { do: "cut", side: [{ kind: "node", role: "lb", which: 1 }], seconds: 5 };
+
+    it("cuts it off and kills it, and there is nothing to be mended", async () => {
+      await expect(faults.apply(kill, parts)).resolves.toBe(1_700_000_000_500);
+      expect(calls).toEqual(["cut lb-node-1", "kill lb-node-1", "kill haproxy-1"]);
+      expect(lost).toEqual(["lb-node-1"]);
+      expect(faults.pending).toBe(false);
+    });
+
+    it("is mended where it could not be killed", async () => {
+      failing = { "kill lb-node-1": 500 };
+      await expect(faults.apply(kill, parts)).rejects.toThrow("no kill lb-node-1");
+      expect(calls.at(-1)).toBe("mend lb-node-1");
+      expect(lost).toEqual([]);
+      expect(faults.pending).toBe(false);
+    });
+
+    it("is mended where it was interrupted", async () => {
+      slow = { "kill lb-node-1": 3_000 };
+      const applied = faults.apply(kill, parts);
+      await vi.advanceTimersByTimeAsync(1_000);
+      const undone = faults.undoAll();
+      await vi.advanceTimersByTimeAsync(2_500);
+      expect(await undone).toEqual([]);
+      await applied;
+      expect(calls.slice(-2)).toEqual(["kill lb-node-1", "mend lb-node-1"]);
+    });
+
+    it("can't be had where nftables refuses it, and fails where anything else does; both are mended", async () => {
+      const because = (code: number) => (_node: string, line: string) =>
+        line === mend ? undefined : new Error("no", { cause: { code } });
+      network = because(refused);
+      await expect(faults.apply(cutOff, parts)).rejects.toThrow(CannotBreak);
+      network = because(125);
+      await expect(faults.apply(cutOff, parts)).rejects.not.toThrow(CannotBreak);
+      expect(calls).toEqual(["cut lb-node-1", "mend lb-node-1", "cut lb-node-1", "mend lb-node-1"]);
+    });
+
+    it("fails, and is not skipped, where a cut that was refused can't be mended", async () => {
+      network = () => new Error("no", { cause: { code: refused } });
+      const error: unknown = await faults.apply(cutOff, parts).catch((reason: unknown) => reason);
+      expect(error).not.toBeInstanceOf(CannotBreak);
+      expect((error as Error).message).toContain("is not taken back");
+      expect(faults.byHand).toEqual(["docker -H unix:///nowhere restart lb-node-1"]);
+    });
+  });
+
+  it("of a daemon is refused where that is not the usual one", async () => {
+    await expect(faults.apply({ do: "restart the daemon" }, parts)).rejects.toThrow(
+      "only the daemon at unix:///var/run/docker.sock can be restarted, and the stack is on unix:///nowhere",
+    );
   });
 });

@@ -8,7 +8,7 @@ import {
   renderTotals,
   summarize,
 } from "../../../ops/chaos/report.ts";
-import { exitCodeOf, judge, type Measured, type Result } from "../../../ops/chaos/verdict.ts";
+import { afterwards, exitCodeOf, judge, type Measured, type Result } from "../../../ops/chaos/verdict.ts";
 import { withSection } from "../../../ops/section.ts";
 
 const calm = { requests: 1000, failed: 0, outageMs: 0, longestGapMs: 30, errors: {} };
@@ -56,12 +56,37 @@ describe("the contract", () => {
       /not healthy after 180 s: kafka: 2 partitions/,
     ],
     ["a good post is refused", { wrong: ["a good post was answered 400"] }, /answered 400/],
+    ["a person had to do something", { manualSteps: 1 }, /^1 manual steps were needed \(known: 0\)$/],
     ["nothing was acknowledged", { acknowledged: 0 }, /nothing is proved/],
     ["nothing was answered", { vip: { ...calm, failed: 1000 } }, /no request .* was answered/],
   ])("is broken where %s", (_what, change, text) => {
     const { broken } = judge({}, { ...kept, ...change });
     expect(broken).toHaveLength(1);
     expect(broken[0]).toMatch(text);
+  });
+
+  it("allows the manual steps that are known", () => {
+    expect(judge({ manualSteps: 1 }, { ...kept, manualSteps: 1 }).broken).toEqual([]);
+    expect(judge({ manualSteps: 1 }, { ...kept, manualSteps: 2 }).broken).toHaveLength(1);
+  });
+
+  it("is broken too by what is lost or comes twice only later", () => {
+    const none = { lost: [], twice: [], uninvited: [], wrong: [] };
+    expect(afterwards(resultOf(kept), none)).toEqual(resultOf(kept));
+    expect(afterwards(resultOf(kept), { ...none, lost: ["a"] }).broken).toEqual([
+      "1 acknowledged events are lost: a",
+    ]);
+    const before = resultOf({ ...kept, twice: ["b"] });
+    expect(afterwards(before, { ...none, twice: ["b", "c"] }).measured?.twice).toEqual(["b", "c"]);
+    expect(afterwards(before, none).broken).toEqual(before.broken);
+  });
+
+  it("is not kept where it was not tested, unless that needs root or a flag", () => {
+    const skip = { ...resultOf(kept), measured: undefined, skipped: "no nftables" } as unknown as Result;
+    expect(exitCodeOf([resultOf(kept), skip], false)).toBe(1);
+    expect(exitCodeOf([resultOf(kept), { ...skip, needs: "root" }], false)).toBe(0);
+    expect(exitCodeOf([{ ...skip, needs: "root" }], false)).toBe(1);
+    expect(exitCodeOf([], false)).toBe(1);
   });
 
   it("keeps time limits apart: they count only strictly", () => {
@@ -122,15 +147,46 @@ describe("the report", () => {
   });
 
   it("has a line for each, a table, and what it comes to", () => {
-    expect(renderLine(again)).toContain("VIP out 85 ms (limit 100 ms), 9 of 1000 failed");
-    expect(renderLine(other)).toContain("BROKEN: 1 acknowledged events are lost: e|1");
-    expect(renderLine(skipped)).toBe("skipped: only root may mount a disk of a size");
-    expect(renderTable([again, other, skipped])).toMatch(/store-disk-full.*skipped: only root/);
-    expect(renderTable([again])).toMatch(/│ 85 ms +│ 0\.85 × 100 ms +│/);
+    expect(renderLine(again, 301)).toContain(
+      "VIP out 85 ms (limit 100 ms; 0.28 × 301 ms of VRRP's), 9 of 1000 failed",
+    );
+    expect(renderLine(other, 301)).toContain("BROKEN: 1 acknowledged events are lost: e|1");
+    expect(renderLine(skipped, 301)).toBe("skipped: only root may mount a disk of a size");
+    expect(renderTable([again, other, skipped], 301)).toMatch(/store-disk-full.*skipped: only root/);
+    expect(renderTable([again], 301)).toMatch(/│ 85 ms +│ 0\.85 × 100 ms +│ 0\.28 × 301 ms +│/);
     const totals = renderTotals([again, other, skipped], 301);
     expect(totals).toContain("2 runs of 2 scenarios; 600 events acknowledged, **1 lost, 0 seen twice**.");
     expect(totals).toContain("**The contract was broken by** clickhouse-kill");
     expect(renderTotals([again], 301)).toContain("The contract was kept every time.");
+  });
+
+  it("shows an outage without a limit of its own beside VRRP's, and none where there was no outage", () => {
+    const { promise: _none, ...free } = resultOf({ ...kept, vip: { ...calm, failed: 9, outageMs: 602 } });
+    expect(renderTable([free], 301)).toMatch(/│ 602 ms +│ no limit is promised +│ 2\.00 × 301 ms +│/);
+    expect(renderLine(free, 301)).toContain("VIP out 602 ms (no limit is promised; 2.00 × 301 ms of VRRP's)");
+    const { promise: _other, ...calmly } = resultOf(kept);
+    expect(renderTable([calmly], 301)).toMatch(/│ 0 ms +│ no limit is promised +│ – +│/);
+  });
+
+  it("shows manual steps by scenario and in the sum", () => {
+    const helped = { ...resultOf({ ...kept, manualSteps: 1 }, "supervisor-and-api-kill"), broken: [] };
+    expect(renderTotals([resultOf(kept)], 301)).toContain("Manual steps: 0.");
+    expect(renderTotals([resultOf(kept), helped], 301)).toContain(
+      "Manual steps: 1 (supervisor-and-api-kill).",
+    );
+    expect(renderLine(helped, 301)).toContain("manual steps: 1");
+    expect(renderTable([helped], 301)).toMatch(/│ 12 ms +│ 1 +│ 500 +│/);
+  });
+
+  it("says what was not tested, and claims nothing for it", () => {
+    expect(renderTotals([skipped], 301)).toContain(
+      "1 not tested**: store-disk-full (only root may mount a disk of a size).",
+    );
+    expect(renderTotals([skipped], 301)).toContain("Nothing was tested");
+    expect(renderTotals([skipped], 301)).not.toContain("kept");
+    const partly = renderTotals([again, { ...skipped, needs: "root" }], 301);
+    expect(partly).toContain("\n1 not tested: store-disk-full");
+    expect(partly).toContain("The contract was kept every time that it was tested.");
   });
 
   it("gives the outage of a lost node as a ratio to VRRP's limit", () => {

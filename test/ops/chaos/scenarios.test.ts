@@ -115,6 +115,29 @@ describe("the scenarios", () => {
     // VRRP's 3 × 100 ms, and the skew of priority 253, with 15 % on top.
     expect(vrrpLimit(topology)).toBeCloseTo(301.17, 1);
     expect(promise("lb-node-holder-kill")).toMatchObject({ limit: "outage", ms: 346 });
+    for (const name of ["lb-anchors-loop", "cut-lb-node", "cut-zone", "keepalived-holder-kill"])
+      expect(promise(name), name).toMatchObject({ ms: 346 });
+    for (const zone of [1, 2, 3]) expect(promise(`zone-${zone}-kill`)).toMatchObject({ ms: 346 });
+    // Both claim the address then, and the witness decides, or one lets go before its lease ends.
+    expect(promise("cut-lb-pair")).toMatchObject({ limit: "outage", ms: 1_000 });
+    expect(promise("cut-lb-quorum")).toMatchObject({ limit: "outage", ms: 1_500 });
+    // How soon a HAProxy that hangs is noticed is written down nowhere.
+    expect(promise("haproxy-holder-pause")).toBeUndefined();
+  });
+
+  it("say who heals them, and know of one manual step: nothing watches over the supervisor", () => {
+    const byHand = scenarios.filter(({ manualSteps }) => manualSteps !== undefined);
+    expect(byHand.map(({ name, manualSteps, heals }) => [name, manualSteps, heals])).toEqual([
+      ["supervisor-and-api-kill", 1, "by hand, then by the supervisor"],
+    ]);
+    for (const { name, heals, steps } of scenarios) {
+      const faults = steps.flat();
+      const lasts = faults.some((fault) => "seconds" in fault && fault.do !== "kill, then start");
+      const reboots = faults.some(
+        (fault) => fault.do === "restart" && fault.victims.some(({ kind }) => kind === "node"),
+      );
+      if (lasts || reboots) expect(heals, name).toBe("when the fault ends");
+    }
   });
 
   it("have a fast half of about six", () => {
