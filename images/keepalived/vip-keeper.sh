@@ -167,12 +167,14 @@ while :; do
       clear_alarm witness "$NODE reaches the witness again." &
     fi
     wait_for=0.25
+    if [[ "$lease" == granted || "$lease" == young ]]; then
+      # A witness that was started again counts from the beginning.
+      ((lease_refusals >= refusals)) || refusals=0
+      # Another node has told the network that the address is there. It is about to let go, but nobody would notice.
+      ((lease_refusals == refusals)) || { refusals=$lease_refusals && announcements=4; }
+    fi
     if ((may == 1)); then
       doubts=0 refused_at=""
-      # Another node has told the network that the address is there. It is about to let go, but nobody would notice.
-      if [[ "$lease" == granted ]] && ((lease_refusals > refusals)); then
-        refusals=$lease_refusals announcements=4
-      fi
       # Renewing faster proves to it sooner that this node is alive.
       ((announcements > 0)) && ((announcements--)) && announce && wait_for=0.1
       # It has held for a while: the next trouble is a new one.
@@ -199,7 +201,9 @@ while :; do
     elif [[ "$peers" == holds ]]; then
       give_up "another node has it too, and the witness can't be reached"
     elif [[ "$lease" == young ]]; then
-      doubts=0
+      # The other is dead, or it is being refused: asking often tells it that this node is alive.
+      doubts=0 refused_at="" wait_for=0.1
+      ((announcements > 0)) && ((announcements--)) && announce
     elif wait_for=0.02 && ((++doubts >= 2)); then
       give_up "neither the witness nor another load balancer can be reached"
     fi

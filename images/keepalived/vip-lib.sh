@@ -7,7 +7,8 @@ export LC_ALL=C
 # Keepalived runs its scripts with a mask that takes even the owner's rights away.
 umask 077
 # How long a lease lasts, and how many seconds one question to the witness or to a peer may take. A holder that gets no
-# answer has let go before its lease ends, so that the next one's begins when this one holds no more.
+# answer has let go before its lease ends, so that the next one's begins when this one holds no more. The witness gives
+# no longer lease, and is young for as long.
 lease_ms=1500
 ask_seconds=0.25
 
@@ -57,9 +58,9 @@ json_field() { # json name
 }
 
 # Asks for the lease or renews it. Sets `lease` to granted, refused, unknown, or young: a witness that has just started
-# may not grant anything yet, but this node is not cut off. Sets `lease_grants` to the witness's
-# count of grants: where that grows while we are refused, the other holder is alive. Sets `lease_refusals` to its count
-# of refusals: where that grows while we are granted, another node claims the address.
+# may not grant anything yet, but this node is not cut off, and the witness will refuse others. Sets `lease_grants` to
+# the witness's count of grants: where that grows while we are refused, the other holder is alive. Sets `lease_refusals`
+# to its count of refusals: where that grows while we are not refused, another node claims the address.
 ask_lease() {
   local answer
   answer=$(witness PUT /lease "{\"holder\":\"$NODE\",\"ttlMs\":$lease_ms}")

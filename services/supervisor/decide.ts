@@ -36,8 +36,19 @@ export interface Memory {
   readonly frozen: ReadonlyMap<string, number>;
   /** Which end, or which freeze, of a container its address has been taken off for: id → when it was. */
   readonly released: ReadonlyMap<string, number>;
-  /** Starts that failed or did not last: how many in a row, and when the next may be. */
-  readonly failures: ReadonlyMap<string, { readonly count: number; readonly until: number }>;
+  /** Starts that failed or did not last. */
+  readonly failures: ReadonlyMap<string, Failure>;
+  /** The same of addresses that could not be taken off. */
+  readonly stuck: ReadonlyMap<string, Failure>;
+  /** How often the clock had been set back when each was started. @default 0 */
+  readonly eras: ReadonlyMap<string, number>;
+}
+
+export interface Failure {
+  /** How many in a row. */
+  readonly count: number;
+  /** When the next try may be, milliseconds since 1970. */
+  readonly until: number;
 }
 
 export interface World extends Memory {
@@ -75,20 +86,35 @@ export const rejoinDelayMs = 250;
 /** Taken off any sooner, the address would be nowhere until the other load balancer misses this one. */
 export const releaseDelayMs = 400;
 
+const longestBackOffMs = 60_000;
+const longestStuckMs = 2_000;
+
 /** How long after so many failures in a row the next start may be. */
 export function backOffMs(failures: number): number {
-  return Math.min(500 * 2 ** failures, 60_000);
+  return Math.min(500 * 2 ** failures, longestBackOffMs);
+}
+
+/** The same of taking an address off: as long as it stays, two nodes may have it. */
+export function stuckMs(failures: number): number {
+  return Math.min(100 * 2 ** failures, longestStuckMs);
 }
 
 /** Decides about everything at once. */
 export function decide(world: World): Decision {
-  const { containers, fates, frozen, released, failures, heldUntil, now } = world;
+  const { containers, fates, frozen, released, failures, stuck, eras, heldUntil, now } = world;
   const actions: Action[] = [];
   const complaints: string[] = [];
   const later: number[] = [];
+  /** What is said to be yet to come was before the clock was set back, and nobody knows how long ago. */
+  const past = (at: number): number => (at > now ? 0 : at);
+  const notBefore = (failure: Failure | undefined, longestMs: number): number =>
+    failure === undefined || failure.until > now + longestMs ? 0 : failure.until;
+  const eraOf = ({ id }: Container): number => eras.get(id) ?? 0;
+  const startedBefore = (one: Container, other: Container): boolean =>
+    eraOf(one) === eraOf(other) ? one.startedAt < other.startedAt : eraOf(one) < eraOf(other);
   /** Acts once the time has come. */
   const act = (at: number, action: Action): void => {
-    const due = Math.max(at, failures.get(action.container.id)?.until ?? 0, heldUntil);
+    const due = Math.max(at, notBefore(failures.get(action.container.id), longestBackOffMs), heldUntil);
     if (due <= now) actions.push(action);
     else later.push(due);
   };
@@ -111,7 +137,7 @@ export function decide(world: World): Decision {
       released.get(id) !== since
     ) {
       const why = `${name} ${ended ? "has ended" : "is frozen"} and may have left it behind`;
-      const due = since + releaseDelayMs;
+      const due = Math.max(past(since) + releaseDelayMs, notBefore(stuck.get(id), longestStuckMs));
       if (due <= now) actions.push({ do: "release", container, anchor, since, why });
       else later.push(due);
     }
@@ -122,7 +148,7 @@ export function decide(world: World): Decision {
     if (ended && fate !== "stopped" && (anchor === undefined || anchor.state === "running")) {
       const delay = fate === "killed" ? killedDelayMs : endedDelayMs;
       // What could not start because its anchor was down has waited long enough.
-      const since = Math.max(container.finishedAt, anchor?.startedAt ?? 0);
+      const since = Math.max(past(container.finishedAt), past(anchor?.startedAt ?? 0));
       const why =
         fate === "killed"
           ? "it was killed, and Docker does not restart what was killed"
@@ -137,9 +163,9 @@ export function decide(world: World): Decision {
       (state === "running" || state === "paused") &&
       anchor?.state === "running" &&
       !anchor.hostNetwork &&
-      container.startedAt < anchor.startedAt
+      startedBefore(container, anchor)
     ) {
-      act(anchor.startedAt + rejoinDelayMs, {
+      act(past(anchor.startedAt) + rejoinDelayMs, {
         do: "restart",
         container,
         anchor,

@@ -2,12 +2,21 @@
 
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Action, backOffMs, type Container, decide, type Fate } from "./decide.ts";
+import {
+  type Action,
+  backOffMs,
+  type Container,
+  decide,
+  type Failure,
+  type Fate,
+  stuckMs,
+} from "./decide.ts";
 import { type Engine } from "./engine.ts";
-import { Fates } from "./fates.ts";
+import { type ContainerEvent, Fates } from "./fates.ts";
+import { type Start, Starts } from "./starts.ts";
 
 export interface SupervisorOptions {
-  readonly engine: Engine;
+  readonly engine: Pick<Engine, keyof Engine>;
   /** Where it remembers what an operator has stopped. */
   readonly stateFile: string;
   readonly log: (line: string) => void;
@@ -21,12 +30,19 @@ const lastsMs = 30_000;
 const lostMs = resyncMs + 5_000;
 /** How much of what happened before it began it asks for. */
 const historyMs = 10 * 60_000;
+/** Docker may tell of two events in the wrong order, so it asks again for what it should know already. */
+const againMs = 1_000;
+/** Docker remembers 256 events, and can tell of no others again. */
+const repeatable = 256;
 
 /** What survives its own restart. */
 interface Saved {
   /** Containers that were stopped on purpose: id → the end that was meant. */
   readonly stopped: Readonly<Record<string, number>>;
+  /** When the last event was that it has seen, nanoseconds since 1970. */
   readonly nano: number;
+  /** The containers' last starts: id → start. */
+  readonly starts: Readonly<Record<string, Start>>;
 }
 
 export class Supervisor {
@@ -34,22 +50,31 @@ export class Supervisor {
   readonly #fates = new Fates();
   readonly #frozen = new Map<string, number>();
   readonly #released = new Map<string, number>();
-  readonly #failures = new Map<string, { count: number; until: number }>();
+  readonly #failures = new Map<string, Failure>();
+  readonly #stuck = new Map<string, Failure>();
   /** When it last started each container itself. */
   readonly #startedAt = new Map<string, number>();
   readonly #busy = new Set<string>();
   readonly #complained = new Set<string>();
+  /** The last events that it has seen, so that it learns none twice. */
+  readonly #seen = new Set<string>();
+  readonly #starts: Starts;
   #saved: Saved;
+  /** What is in the file, as far as it knows. */
+  #written = "";
+  #unwritable = false;
   #nano: number;
-  #timer: NodeJS.Timeout | undefined;
+  /** The next look, and when it is on the clock of `performance`, which is never set. */
+  #next: { readonly timer: NodeJS.Timeout; readonly due: number } | undefined;
   #looking = false;
   #lookAgain = false;
   #held = false;
-  #reachedAt = Date.now();
+  #reachedAt = performance.now();
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#saved = read(options.stateFile);
+    this.#starts = new Starts(this.#saved.starts, this.#saved.nano / 1e6);
     this.#nano = Math.max(this.#saved.nano, (Date.now() - historyMs) * 1e6);
   }
 
@@ -64,12 +89,13 @@ export class Supervisor {
       try {
         // First what happened meanwhile: it says what was meant to be down.
         this.#look(250);
-        for await (const { event, nano } of engine.happenings(this.#nano)) {
+        // The clock may have been set back since the last one.
+        const since = Math.min(this.#nano, Date.now() * 1e6) - againMs * 1e6;
+        for await (const { event, nano } of engine.happenings(since)) {
           pause = 250;
-          // Asked for again after a lost connection, Docker repeats the last one.
-          if (nano <= this.#nano) continue;
           this.#nano = nano;
           if (event !== undefined) {
+            if (this.#repeated(event, nano)) continue;
             if (event.action === "die") this.#died(event.id, event.at);
             this.#fates.learn(event);
             if (event.action === "destroy") this.#forget(event.id);
@@ -77,17 +103,35 @@ export class Supervisor {
           if (event?.action !== "kill") this.#look(0);
         }
       } catch (error) {
-        if (Date.now() - this.#reachedAt > lostMs) throw error;
+        if (performance.now() - this.#reachedAt > lostMs) throw error;
         log(`lost the daemon: ${messageOf(error)}; tries again`);
       }
       await sleep(pause);
     }
   }
 
+  /** Whether it knows this event already. How old it is says nothing: the clock may have been set back. */
+  #repeated({ action, id, signal }: ContainerEvent, nano: number): boolean {
+    const key = `${nano} ${id} ${action} ${signal ?? ""}`;
+    if (this.#seen.has(key)) return true;
+    this.#seen.add(key);
+    for (const oldest of this.#seen) {
+      if (this.#seen.size <= repeatable) break;
+      this.#seen.delete(oldest);
+    }
+    return false;
+  }
+
   /** Looks soon, and no later than it meant to before. */
   #look(inMs: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#lookNow(), inMs);
+    const due = performance.now() + inMs;
+    if (this.#next !== undefined && this.#next.due <= due) return;
+    clearTimeout(this.#next?.timer);
+    const timer = setTimeout(() => {
+      this.#next = undefined;
+      void this.#lookNow();
+    }, inMs);
+    this.#next = { timer, due };
   }
 
   async #lookNow(): Promise<void> {
@@ -99,7 +143,7 @@ export class Supervisor {
     let nextMs = resyncMs;
     try {
       nextMs = await this.#reconcile();
-      this.#reachedAt = Date.now();
+      this.#reachedAt = performance.now();
     } catch (error) {
       // The events say when the daemon is back; this only waits.
       this.#options.log(`can't look: ${messageOf(error)}`);
@@ -114,8 +158,10 @@ export class Supervisor {
   /** @returns how long until it looks again, milliseconds. */
   async #reconcile(): Promise<number> {
     const { engine, log } = this.#options;
+    const [containers, heldUntil] = await Promise.all([engine.containers(), engine.heldUntil(Date.now())]);
+    // Not before: nothing of what was found may be yet to come.
     const now = Date.now();
-    const [containers, heldUntil] = await Promise.all([engine.containers(), engine.heldUntil(now)]);
+    this.#starts.learn(containers, now, performance.now());
     if (heldUntil > now !== this.#held) {
       this.#held = heldUntil > now;
       log(
@@ -130,7 +176,8 @@ export class Supervisor {
     }
     const fates = new Map(this.#fates.all);
     for (const { id, finishedAt } of containers) {
-      if (!fates.has(id) && this.#saved.stopped[id] === finishedAt) fates.set(id, "stopped");
+      // Of that very end it knew more then than what Docker tells again.
+      if (this.#saved.stopped[id] === finishedAt) fates.set(id, "stopped");
     }
     this.#save(containers, fates);
     const paused = containers.filter(({ state }) => state === "paused").map(({ id }) => id);
@@ -144,6 +191,8 @@ export class Supervisor {
       frozen: this.#frozen,
       released: this.#released,
       failures: this.#failures,
+      stuck: this.#stuck,
+      eras: new Map([...this.#starts.all].map(([id, { era }]) => [id, era])),
     });
     for (const complaint of complaints.filter((text) => !this.#complained.has(text))) {
       this.#complained.add(complaint);
@@ -167,6 +216,7 @@ export class Supervisor {
           if (anchor !== undefined && (await engine.release(container, anchor)))
             log(`took ${container.address ?? ""} off ${anchor.name} in ${Date.now() - began} ms: ${why}`);
           this.#released.set(id, action.since ?? container.finishedAt);
+          this.#stuck.delete(id);
           break;
         case "start":
           this.#startedAt.set(id, began);
@@ -180,7 +230,7 @@ export class Supervisor {
           log(`restarted ${name} in ${Date.now() - began} ms: ${why}`);
       }
     } catch (error) {
-      const { until } = this.#failed(id);
+      const { until } = action.do === "release" ? fail(this.#stuck, id, stuckMs) : this.#failed(id);
       log(
         `can't ${action.do} ${name}: ${messageOf(error)}; not before ${new Date(until).toISOString()} again`,
       );
@@ -191,19 +241,16 @@ export class Supervisor {
   }
 
   #died(id: string, at: number): void {
-    if (at - (this.#startedAt.get(id) ?? -Infinity) < lastsMs && !this.#busy.has(`start ${id}`))
+    if (Math.abs(at - (this.#startedAt.get(id) ?? -Infinity)) < lastsMs && !this.#busy.has(`start ${id}`))
       this.#failed(id);
   }
 
-  #failed(id: string): { count: number; until: number } {
-    const count = (this.#failures.get(id)?.count ?? 0) + 1;
-    const failure = { count, until: Date.now() + backOffMs(count) };
-    this.#failures.set(id, failure);
-    return failure;
+  #failed(id: string): Failure {
+    return fail(this.#failures, id, backOffMs);
   }
 
   #forget(id: string): void {
-    for (const map of [this.#released, this.#failures, this.#startedAt]) map.delete(id);
+    for (const map of [this.#released, this.#failures, this.#stuck, this.#startedAt]) map.delete(id);
   }
 
   #save(containers: readonly Container[], fates: ReadonlyMap<string, Fate>): void {
@@ -212,21 +259,40 @@ export class Supervisor {
         .filter(({ id, state }) => (state === "exited" || state === "dead") && fates.get(id) === "stopped")
         .map(({ id, finishedAt }) => [id, finishedAt]),
     );
-    const saved = { stopped, nano: this.#nano };
-    if (JSON.stringify(saved) === JSON.stringify(this.#saved)) return;
-    this.#saved = saved;
-    // Whole or not at all: it may be killed at any moment.
-    writeFileSync(`${this.#options.stateFile}.new`, JSON.stringify(saved));
-    renameSync(`${this.#options.stateFile}.new`, this.#options.stateFile);
+    this.#saved = { stopped, nano: this.#nano, starts: Object.fromEntries(this.#starts.all) };
+    const text = JSON.stringify(this.#saved);
+    if (text === this.#written) return;
+    const { stateFile, log } = this.#options;
+    try {
+      // Whole or not at all: it may be killed at any moment.
+      writeFileSync(`${stateFile}.new`, text);
+      renameSync(`${stateFile}.new`, stateFile);
+      this.#written = text;
+      if (this.#unwritable) log("remembers again what was stopped");
+      this.#unwritable = false;
+    } catch (error) {
+      // A full disk is no reason to leave dead what was killed.
+      if (!this.#unwritable)
+        log(`can't write down what was stopped, and knows it only until it ends: ${messageOf(error)}`);
+      this.#unwritable = true;
+    }
   }
 }
 
 function read(file: string): Saved {
+  const nothing: Saved = { stopped: {}, nano: 0, starts: {} };
   try {
-    return { stopped: {}, nano: 0, ...(JSON.parse(readFileSync(file, "utf8")) as Partial<Saved>) };
+    return { ...nothing, ...(JSON.parse(readFileSync(file, "utf8")) as Partial<Saved>) };
   } catch {
-    return { stopped: {}, nano: 0 };
+    return nothing;
   }
+}
+
+function fail(failures: Map<string, Failure>, id: string, backOff: (count: number) => number): Failure {
+  const count = (failures.get(id)?.count ?? 0) + 1;
+  const failure = { count, until: Date.now() + backOff(count) };
+  failures.set(id, failure);
+  return failure;
 }
 
 function messageOf(error: unknown): string {

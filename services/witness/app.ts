@@ -43,7 +43,8 @@ function readAsk(body: unknown): Ask {
 }
 
 /**
- * `PUT /lease {holder, ttlMs}`: 200 granted, 409 somebody else has it, 503 the witness is too young to know.
+ * `PUT /lease {holder, ttlMs}`: 200 granted, 409 somebody else has it, 503 the witness is too young to
+ * promise it, but will refuse others.
  * `GET /lease` looks, `DELETE /lease/<holder>` gives it back, `GET /health` needs no token.
  */
 export function createWitness(options: WitnessOptions): FastifyInstance {

@@ -5,7 +5,7 @@ export interface Lease {
   readonly holder: string | null;
   /** Time until it ends by itself, milliseconds; 0 when nobody has it. */
   readonly expiresInMs: number;
-  /** Grants so far. A refused caller that sees it grow knows that the holder is alive. */
+  /** Grants so far, a fresh witness's notes included. A refused caller that sees it grow knows that the holder lives. */
   readonly grants: number;
   /** Refusals so far. A holder that sees it grow knows that another node claims the address too. */
   readonly refusals: number;
@@ -13,12 +13,15 @@ export interface Lease {
 
 export type Decision = Lease & {
   readonly granted: boolean;
-  /** Set while a fresh witness may not grant yet: it can't know what its predecessor promised. */
+  /**
+   * Set while a fresh witness may not grant yet: it can't know what its predecessor promised. It has noted the caller as
+   * the holder to be, and refuses others.
+   */
   readonly waitMs?: number;
 };
 
-/** Longest lease that is given, and so how long a restarted witness has to wait. */
-export const longestLeaseMs = 5_000;
+/** Longest lease that is given, and so how long a restarted witness has to wait: what the keepers ask for, no more. */
+export const longestLeaseMs = 1_500;
 /** Shortest one: below, ordinary delays would end it. */
 export const shortestLeaseMs = 500;
 
@@ -46,10 +49,11 @@ export class LeaseTable {
     };
   }
 
-  /** Grants the lease to a caller if nobody else has it. */
+  /**
+   * Grants the lease to a caller if nobody else has it. A fresh witness only notes it as the caller's, without a promise:
+   * two that ask are both alive, and one of them can be told so.
+   */
   ask(caller: string, ttlMs: number): Decision {
-    const waitMs = Math.ceil(this.#startedAt + longestLeaseMs - this.#now());
-    if (waitMs > 0) return { granted: false, ...this.look(), waitMs };
     const { holder } = this.look();
     if (holder !== null && holder !== caller) {
       this.#refusals++;
@@ -58,7 +62,8 @@ export class LeaseTable {
     this.#holder = caller;
     this.#endsAt = this.#now() + ttlMs;
     this.#grants++;
-    return { granted: true, ...this.look() };
+    const waitMs = Math.ceil(this.#startedAt + longestLeaseMs - this.#now());
+    return waitMs > 0 ? { granted: false, ...this.look(), waitMs } : { granted: true, ...this.look() };
   }
 
   /** Ends a caller's lease early, so that the next holder need not wait; somebody else's stays. */

@@ -258,7 +258,7 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
       const asked: number[] = [];
       const young = await listen((_incoming, response) => {
         asked.push(Date.now());
-        response.writeHead(503).end('{"granted":false,"grants":0,"refusals":0,"waitMs":4000}');
+        response.writeHead(503).end('{"granted":false,"grants":0,"refusals":0,"waitMs":1000}');
       });
       started = new Machine(cloud, { witness: young.url, port: other.port });
       started.hold();
@@ -268,6 +268,47 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
         expect(started.output).not.toContain("lets go");
       } finally {
         silence.silent = false;
+        await young.stop();
+        await other.stop();
+      }
+    }, 60_000);
+
+    it("settles two that are cut from each other while the witness is young, and the one that is left keeps it", async () => {
+      const young = await startWitness("young");
+      // Nobody answers at the other's address.
+      silence.silent = true;
+      const other = await peer("free");
+      const both = (["lb-node-1", "lb-node-2"] as const).map((node) => {
+        const settings = { witness: young.url, node, port: other.port, cloud: undefined };
+        const made = new Machine(cloud, settings);
+        return { node, machine: made, announced: made.listenAt("announce"), stopObeying: made.obey() };
+      });
+      const told = () => both.map((one) => `${one.node}:\n${one.machine.output}`).join("\n");
+      const refused = () => both.filter((one) => one.machine.output.includes("which is alive"));
+      try {
+        for (const one of both) one.machine.keep();
+        await eventually("both hold it", () => refused().length > 0, 10, told);
+        await sleep(2000);
+        expect(refused()).toHaveLength(1);
+        const [loser] = refused();
+        const winner = both.find((one) => one !== loser);
+        expect(winner?.machine.output).not.toContain("lets go");
+        expect(loser?.machine.output).not.toContain("may hold");
+        expect(young.leases.look().holder).toBe(winner?.node);
+        // Clients may still send to the one that has let go.
+        expect(winner?.announced()).toBeGreaterThan(0);
+        winner?.stopObeying();
+        await winner?.machine.stop();
+        await eventually("nobody has it", () => young.leases.look().holder === loser?.node, 10, told);
+        await sleep(3000);
+        expect(young.leases.look().holder).toBe(loser?.node);
+        expect(refused()).toHaveLength(1);
+      } finally {
+        silence.silent = false;
+        for (const one of both) {
+          one.stopObeying();
+          await one.machine.stop();
+        }
         await young.stop();
         await other.stop();
       }

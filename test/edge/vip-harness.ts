@@ -353,11 +353,12 @@ export interface TestWitness {
   stop(): Promise<void>;
 }
 
-/** The real witness, old enough to grant. */
-export async function startWitness(): Promise<TestWitness> {
-  let skew = 0;
+/** The real witness, old enough to grant, or young for as long as it runs. */
+export async function startWitness(age: "old" | "young" = "old"): Promise<TestWitness> {
+  const day = 24 * 3_600_000;
+  let skew = age === "old" ? 0 : 2 * day;
   const leases = new LeaseTable(() => performance.now() + skew);
-  skew = 60_000;
+  skew = day;
   const app = createWitness({ token, lifecycle: { draining: false }, leases, quiet: true });
   const url = await app.listen({ host: "127.0.0.1", port: 0 });
   return { url, leases, stop: () => app.close() };

@@ -10,9 +10,11 @@ import {
   killedDelayMs,
   rejoinDelayMs,
   releaseDelayMs,
+  stuckMs,
   type World,
 } from "../../services/supervisor/decide.ts";
 import { type ContainerEvent, Fates } from "../../services/supervisor/fates.ts";
+import { Starts } from "../../services/supervisor/starts.ts";
 
 const now = 1_000_000_000;
 const address = "172.25.0.222/24 eth0";
@@ -44,6 +46,8 @@ interface Case {
   readonly frozen?: Readonly<Record<string, number>>;
   readonly released?: Readonly<Record<string, number>>;
   readonly failures?: Readonly<Record<string, { count: number; until: number }>>;
+  readonly stuck?: Readonly<Record<string, { count: number; until: number }>>;
+  readonly eras?: Readonly<Record<string, number>>;
   readonly heldUntil?: number;
 }
 const decided = ({
@@ -52,6 +56,8 @@ const decided = ({
   frozen = {},
   released = {},
   failures = {},
+  stuck = {},
+  eras = {},
   heldUntil = 0,
 }: Case) => {
   const world: World = {
@@ -62,6 +68,8 @@ const decided = ({
     frozen: new Map(Object.entries(frozen)),
     released: new Map(Object.entries(released)),
     failures: new Map(Object.entries(failures)),
+    stuck: new Map(Object.entries(stuck)),
+    eras: new Map(Object.entries(eras)),
   };
   const { actions, again, complaints } = decide(world);
   return {
@@ -219,6 +227,54 @@ describe("the supervisor decides", () => {
       },
       at(4_000),
     ],
+    "to wait a moment before it tries again to take an address off, without holding up the start": [
+      {
+        containers: [anchor, { ...dead(guest, long), address }],
+        fates: { g1: "killed" },
+        stuck: { g1: { count: 2, until: now + 400 } },
+      },
+      { ...at(400), actions: ["start keepalived-1"] },
+    ],
+    "to take an address off though the start beside it has failed": [
+      {
+        containers: [anchor, { ...dead(guest, long), address }],
+        fates: { g1: "killed" },
+        failures: { g1: { count: 3, until: now + 4_000 } },
+      },
+      { ...at(4_000), actions: ["release keepalived-1"] },
+    ],
+    // From here on the clock was set back by an hour.
+    "nothing about a guest that was started after its anchor by a clock that was set back meanwhile": [
+      { containers: [{ ...anchor, startedAt: now - 10_000 }, guest], eras: { a1: 0, g1: 1 } },
+      nothing,
+    ],
+    "to re-join a guest of an anchor that was started after it by a clock that was set back": [
+      { containers: [anchor, { ...guest, startedAt: now + 3_600_000 }], eras: { a1: 1, g1: 0 } },
+      does("restart keepalived-1"),
+    ],
+    "to start at once what ended in the future, and to take its address off": [
+      {
+        containers: [anchor, { ...dead(guest, -3_600_000), address }],
+        fates: { g1: "killed" },
+      },
+      does("release keepalived-1", "start keepalived-1"),
+    ],
+    "to start a guest that was killed though its anchor started in the future": [
+      {
+        containers: [{ ...anchor, startedAt: now + 3_600_000 }, dead(guest, long)],
+        fates: { g1: "killed" },
+      },
+      does("start keepalived-1"),
+    ],
+    "not to wait for an hour after a start that has not helped": [
+      {
+        containers: [anchor, { ...dead(guest, long), address }],
+        fates: { g1: "killed" },
+        failures: { g1: { count: 3, until: now + 3_604_000 } },
+        stuck: { g1: { count: 3, until: now + 3_600_800 } },
+      },
+      does("release keepalived-1", "start keepalived-1"),
+    ],
     "about an anchor by its name too": [
       {
         containers: [
@@ -235,6 +291,7 @@ describe("the supervisor decides", () => {
 
   it("to back off, but not for ever", () => {
     expect([1, 2, 3, 20].map(backOffMs)).toEqual([1_000, 2_000, 4_000, 60_000]);
+    expect([1, 2, 3, 20].map(stuckMs)).toEqual([200, 400, 800, 2_000]);
   });
 });
 
@@ -245,6 +302,7 @@ describe("how a container came to its end", () => {
     at: when,
     ...(signal === undefined ? {} : { signal }),
   });
+  const usr1 = [event("kill", 10, now - 60_000)];
   it.each<[string, ContainerEvent[], Fate | undefined]>([
     ["docker kill", [event("kill", 9), event("die")], "killed"],
     ["docker stop", [event("kill", 15), event("die"), event("stop")], "stopped"],
@@ -267,6 +325,26 @@ describe("how a container came to its end", () => {
       [event("kill", 15, now - 3_600_000), event("die")],
       "ended",
     ],
+    [
+      "docker kill after a signal that asked Keepalived for its state",
+      [...usr1, event("kill", 9), event("die")],
+      "killed",
+    ],
+    ["a crash after it", [...usr1, event("die")], "ended"],
+    ["a crash after SIGINT that was ignored", [event("kill", 2, now - 60_000), event("die")], "ended"],
+    ["SIGTERM, taken a minute over", [event("kill", 15, now - 60_000), event("die")], "stopped"],
+    [
+      "SIGTERM, taken a minute over, and another signal meanwhile",
+      [event("kill", 15, now - 60_000), event("kill", 2, now - 30_000), event("die")],
+      "stopped",
+    ],
+    [
+      "docker stop that took long",
+      [event("kill", 15, now - 600_000), event("kill", 9), event("die"), event("stop")],
+      "stopped",
+    ],
+    ["docker stop, told in the wrong order", [event("kill", 3), event("stop"), event("die")], "stopped"],
+    ["a crash after the clock was set back", [event("kill", 15, now + 3_600_000), event("die")], "ended"],
     ["a crash after a start", [event("kill", 9), event("die"), event("start"), event("die")], "ended"],
     ["docker restart", [event("kill", 15), event("die"), event("stop"), event("start")], undefined],
     ["docker rm --force", [event("kill", 9), event("die"), event("destroy")], undefined],
@@ -284,5 +362,53 @@ describe("how a container came to its end", () => {
     // And later it is somebody's again.
     for (const one of [event("start"), event("kill", 15), event("die"), event("stop")]) fates.learn(one);
     expect(fates.all.get("g1")).toBe("stopped");
+  });
+});
+
+describe("which was started first", () => {
+  const hour = 3_600_000;
+  const eras = (starts: Starts) => Object.fromEntries([...starts.all].map(([id, { era }]) => [id, era]));
+  const started = (container: Container, startedAt: number): Container => ({ ...container, startedAt });
+
+  it("is a matter of Docker's times while the clock only goes on", () => {
+    const starts = new Starts();
+    starts.learn([anchor, guest], now, 1_000);
+    // It was set forward, and asking it takes a moment more or less.
+    starts.learn([anchor, started(guest, now + hour)], now + hour, 2_000);
+    starts.learn([anchor, started(guest, now + hour)], now + hour + 800, 3_000);
+    expect(eras(starts)).toEqual({ a1: 0, g1: 0 });
+  });
+
+  it("is seen where the clock was set back between two looks, and through its own restart", () => {
+    const starts = new Starts();
+    starts.learn([anchor, guest], now, 1_000);
+    const back = started(guest, now - hour + 500);
+    starts.learn([anchor, back], now - hour + 1_000, 2_000);
+    expect(eras(starts)).toEqual({ a1: 0, g1: 1 });
+    const saved = JSON.parse(JSON.stringify(Object.fromEntries(starts.all))) as ConstructorParameters<
+      typeof Starts
+    >[0];
+    const again = new Starts(saved, now - hour);
+    again.learn([started(anchor, now + 1_000), back], now + 2_000, 1_000);
+    expect(eras(again)).toEqual({ a1: 1, g1: 1 });
+  });
+
+  it("is seen where the clock was set back while it did not run", () => {
+    const starts = new Starts({ a1: { at: now, era: 0 } }, now + 1_000);
+    starts.learn([started(anchor, now), started(guest, now - hour)], now - hour + 1_000, 1_000);
+    expect(eras(starts)).toEqual({ a1: 0, g1: 1 });
+  });
+
+  it("is seen where one was started in the future, though it knows nothing of before", () => {
+    const starts = new Starts();
+    starts.learn([started(anchor, now + hour), guest], now, 1_000);
+    expect(eras(starts)).toEqual({ a1: -1, g1: 0 });
+  });
+
+  it("is forgotten with the container", () => {
+    const starts = new Starts();
+    starts.learn([anchor, guest], now, 1_000);
+    starts.learn([anchor], now + 1_000, 2_000);
+    expect([...starts.all.keys()]).toEqual(["a1"]);
   });
 });

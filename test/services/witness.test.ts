@@ -1,5 +1,7 @@
 // The witness: one holder at a time whatever is asked, a restart that promises nothing, and no answer without the token.
 
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
 import { createWitness } from "../../services/witness/app.ts";
@@ -19,7 +21,7 @@ describe("leases", () => {
     now = 0;
     const leases = new LeaseTable(clock);
     now = longestLeaseMs - 1;
-    expect(leases.ask("lb-node-1", 1500)).toMatchObject({ granted: false, waitMs: 1, holder: null });
+    expect(leases.ask("lb-node-1", 1500)).toMatchObject({ granted: false, waitMs: 1 });
     now = longestLeaseMs;
     expect(leases.ask("lb-node-1", 1500)).toMatchObject({
       granted: true,
@@ -69,6 +71,37 @@ describe("leases", () => {
     expect(leases.ask("lb-node-2", 1500).grants).toBe(2);
   });
 
+  it("are as long as the keepers ask for, and no longer: a fresh witness waits for as long", () => {
+    const library = readFileSync(join(import.meta.dirname, "../../images/keepalived/vip-lib.sh"), "utf8");
+    expect(/^lease_ms=(\d+)$/m.exec(library)?.[1]).toBe(String(longestLeaseMs));
+  });
+
+  it("are noted by a fresh witness, which promises nothing but refuses the other for as long as the first asks", () => {
+    now = 0;
+    const leases = new LeaseTable(clock);
+    expect(leases.ask("lb-node-2", 600)).toEqual({
+      granted: false,
+      waitMs: longestLeaseMs,
+      holder: "lb-node-2",
+      expiresInMs: 600,
+      grants: 1,
+      refusals: 0,
+    });
+    const refused = { granted: false, holder: "lb-node-2", expiresInMs: 600, grants: 1, refusals: 1 };
+    expect(leases.ask("lb-node-1", 600)).toEqual(refused);
+    // The other sees it ask again.
+    now = 500;
+    expect(leases.ask("lb-node-2", 600)).toMatchObject({ granted: false, grants: 2 });
+    // It dies: its note ends sooner than the other gives up.
+    now = 1_100;
+    expect(leases.ask("lb-node-1", 600)).toMatchObject({ granted: false, waitMs: longestLeaseMs - 1_100 });
+    leases.release("lb-node-1");
+    expect(leases.ask("lb-node-2", 600)).toMatchObject({ granted: false, holder: "lb-node-2" });
+    now = longestLeaseMs;
+    expect(leases.ask("lb-node-1", 600).granted).toBe(false);
+    expect(leases.ask("lb-node-2", 600).granted).toBe(true);
+  });
+
   it("never overlap, whatever is asked and however often the witness restarts", () => {
     const step = fc.record({
       wait: fc.integer({ min: 0, max: 3000 }),
@@ -111,9 +144,11 @@ describe("over HTTP", () => {
     authorization = `Bearer ${token}`,
   ) => app.inject({ method, url, headers: { authorization }, ...(payload === undefined ? {} : { payload }) });
 
-  it("answers 503 while it is young, then 200 to one and 409 to the other", async () => {
+  it("answers 503 to the first while it is young, then 200, and 409 to the other", async () => {
     const ask = (holder: string) => call("PUT", "/lease", { holder, ttlMs: 1500 });
     expect((await ask("lb-node-1")).statusCode).toBe(503);
+    expect((await ask("lb-node-2")).statusCode).toBe(409);
+    expect((await call("DELETE", "/lease/lb-node-1")).json()).toMatchObject({ holder: null });
     now = longestLeaseMs;
     expect((await ask("lb-node-1")).statusCode).toBe(200);
     const refused = await ask("lb-node-2");
@@ -122,14 +157,14 @@ describe("over HTTP", () => {
       granted: false,
       holder: "lb-node-1",
       expiresInMs: 1500,
-      grants: 1,
-      refusals: 1,
+      grants: 2,
+      refusals: 2,
     });
     expect((await call("GET", "/lease")).json()).toEqual({
       holder: "lb-node-1",
       expiresInMs: 1500,
-      grants: 1,
-      refusals: 1,
+      grants: 2,
+      refusals: 2,
     });
     expect((await call("DELETE", "/lease/lb-node-1")).json()).toMatchObject({ holder: null });
     expect((await ask("lb-node-2")).statusCode).toBe(200);
