@@ -10,6 +10,64 @@ export const statsUser = "admin";
 const checkPace =
   "default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions";
 
+/**
+ * Connections at once. HAProxy accepts none at all beyond `all`, and Keepalived's health check would fail with the rest:
+ * whoever opened that many half requests moved the virtual IP from node to node. So each entry has a share of its own, and
+ * `all` has 256 more, which only the health check can take. A share that is full lets its clients wait in the kernel's
+ * queue and touches no other. 512 senders of syslog for each of three ingestors are what these take themselves.
+ *
+ * One address gets `fromOne` of each entry: enough for hundreds of senders behind one NAT or relay, and for the load tests
+ * (64), and three such addresses don't fill the entries for events. Connections to servers come on top, so HAProxy
+ * needs two file descriptors for each of `all`; it asks for them when it starts, and does not start without.
+ */
+export const connections = {
+  all: 4096,
+  api: 896,
+  ingest: 1280,
+  syslog: 1536,
+  stats: 128,
+  fromOne: 400,
+} as const;
+
+/** A public entry's share, and one address's part of it. What is refused counts as denied on the statistics page. */
+function shareOf(entry: "api" | "ingest" | "syslog"): string {
+  return `    maxconn ${connections[entry]}
+    stick-table type ip size 4k expire 1m store conn_cur
+    tcp-request connection track-sc0 src
+    tcp-request connection reject if { sc0_conn_cur gt ${connections.fromOne} }`;
+}
+
+/** Seconds after which a client may ask again that got an answer from HAProxy itself: the services' own for a 503. */
+const retryAfter = 2;
+const mayBeTaken =
+  "the events may or may not have been taken. Send all of them again: with the same event_ids readers see them once";
+
+/**
+ * What HAProxy answers in a service's place, in the services' form. The codes stand in docs/api.md and docs/ingest.md.
+ * A 503 means that no server was reached; 502 and 504 come after one was. (400 and 408, before there is a request, could
+ * only be files.)
+ */
+export const ownAnswers = {
+  api: {
+    502: ["replica_lost", "the replica ended before it had answered; ask again"],
+    503: ["no_replica", "no replica of the API can answer now; ask again"],
+    504: ["replica_silent", "the replica did not answer within 50 s; ask again, for less"],
+  },
+  ingest: {
+    502: ["replica_lost", `the ingestor ended before it had answered: ${mayBeTaken}`],
+    503: ["no_replica", "no ingestor can take events now; send all of them again"],
+    504: ["replica_silent", `the ingestor did not answer within 50 s: ${mayBeTaken}`],
+  },
+} as const satisfies Record<string, Record<number, readonly [code: string, message: string]>>;
+
+function answers(given: Readonly<Record<number, readonly [code: string, message: string]>>): string {
+  return Object.entries(given)
+    .map(([status, [error, message]]) => {
+      return `    http-error status ${status} content-type application/json string '${JSON.stringify({ error, message })}' hdr Retry-After ${retryAfter}`;
+    })
+    .join("\n");
+}
+
 function servers(prefix: string, replicas: readonly HttpReplica[]): string {
   return replicas.map((r) => `    server ${prefix}${r.slot} ${r.node.address}:${r.port} check`).join("\n");
 }
@@ -40,6 +98,7 @@ defaults
 
 frontend siem_syslog
     bind *:${ports.syslog.number}
+${shareOf("syslog")}
     default_backend siem_syslog_backend
 
 backend siem_syslog_backend
@@ -59,7 +118,7 @@ export function renderHaproxy(topology: Topology): string {
   return `# Rendered from components/render/haproxy.ts; changes here are lost at the next up.
 global
     log stdout format raw local0 info
-    maxconn 4096
+    maxconn ${connections.all}
     stats socket /var/run/haproxy/admin.sock mode 660 level admin expose-fd listeners
     stats timeout 30s
     hard-stop-after 30s
@@ -83,10 +142,12 @@ defaults
 
 frontend siem_api
     bind *:${ports.haproxyApi.number}
+${shareOf("api")}
     default_backend siem_api_backend
 
 frontend siem_ingestor
     bind *:${ports.haproxyIngest.number}
+${shareOf("ingest")}
     default_backend siem_ingestor_backend
 
 backend siem_api_backend
@@ -98,6 +159,7 @@ backend siem_api_backend
     option httpchk GET /v1/health
     http-check expect status 200
     http-check disable-on-404
+${answers(ownAnswers.api)}
 ${servers("api", topology.api)}
 
 backend siem_ingestor_backend
@@ -108,11 +170,12 @@ backend siem_ingestor_backend
     http-check expect status 200
     # A server that stops, or has lost Kafka, answers 404: it gets no new posts, and finishes the ones it has.
     http-check disable-on-404
-    http-error status 503 content-type application/json string '{"error":"no_replica","message":"no ingestor can take events now; send all of them again"}' hdr Retry-After 2
+${answers(ownAnswers.ingest)}
 ${servers("ingestor", topology.ingestor)}
 
 frontend stats
     bind *:${ports.haproxyStats.number}
+    maxconn ${connections.stats}
     http-request auth realm siem-ha unless { http_auth(stats_users) }
     stats enable
     stats uri /stats

@@ -4,10 +4,9 @@ import type { Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { type Keys, requireScope, tenantOf } from "../common/auth.ts";
 import { type ArrivalTimes, createServer, healthCode, type Lifecycle, onceClosed } from "../common/http.ts";
-import type { Message } from "./batch.ts";
 import { mediaTypes, parseBody, type MediaType } from "./body.ts";
 import { Intake, type Post } from "./intake.ts";
-import { type Pipeline } from "./pipeline.ts";
+import { type Parcel, type Pipeline } from "./pipeline.ts";
 
 export interface IngestorOptions {
   readonly pipeline: Pipeline;
@@ -35,11 +34,11 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
   );
 
   /** Its own function, so that nothing holds the body and its events while the messages wait for Kafka. */
-  const read = (request: FastifyRequest): { ids: string[]; messages: Message[] } => {
+  const read = (request: FastifyRequest): { ids: string[]; parcel: Parcel } => {
     const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() as MediaType;
     const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
     const events = parseBody(type, body, tenantOf(request), options.now?.() ?? new Date());
-    return { ids: events.map((event) => event.event_id), messages: pipeline.messagesOf(events) };
+    return { ids: events.map((event) => event.event_id), parcel: pipeline.pack(events) };
   };
 
   app.get("/health", async (_request, reply) => {
@@ -62,10 +61,10 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
       },
     },
     async (request, reply) => {
-      const { ids, messages } = read(request);
+      const { ids, parcel } = read(request);
       request.body = undefined;
       posts.get(request)!.forgetBody();
-      await pipeline.send(messages);
+      await pipeline.send(parcel);
       return reply.code(202).send({ accepted: ids.length, ids });
     },
   );

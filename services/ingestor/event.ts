@@ -4,7 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { toUSVString } from "node:util";
 import { z } from "zod";
 import type { TenantId } from "../common/auth.ts";
-import { acceptedTimes, isAddress, type LineFields, parseLine } from "./logline.ts";
+import { acceptedTimes, type Dating, datingOf, isAddress, type LineFields, parseLine } from "./logline.ts";
 import type { Columns } from "./row.ts";
 
 /** An event on its way into the events table. */
@@ -22,7 +22,8 @@ export interface SiemEvent {
   is_threat: 0 | 1;
   /**
    * 1 when the sender gave the id but nothing that fixes the time, so that a repeat may get another one. Readers then
-   * keep the earliest. Stored beside the events, not with them.
+   * keep the earliest of those that have a 1. A repeat at the same time is the same row, whichever it has. Stored beside
+   * the events, not with them.
    */
   is_undated: 0 | 1;
 }
@@ -118,9 +119,13 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
     );
   }
   // An id of the sender's that tells a time makes a repeat land at the same one, whenever it comes.
-  const idTime = given.event_id === undefined ? undefined : timeOf(given.event_id, now);
-  const line = readLine(given.raw_event ?? "", now, idTime);
-  const isFixed = line.dated || given.event_timestamp !== undefined || idTime !== undefined;
+  const id = given.event_id === undefined ? undefined : timeOf(given.event_id, now);
+  const line = readLine(given.raw_event ?? "", now, id?.time);
+  // Another time is refused, whenever it comes. An id's time also tells a line's year, and stands in for a line's own.
+  const isFixed =
+    given.event_timestamp !== undefined ||
+    (line.dating === "settled" && id?.dating !== "unsettled") ||
+    (line.dating === "none" && id?.dating === "settled");
   const event_timestamp = given.event_timestamp ?? line.event_timestamp;
   // Only what the client left out is taken from the line; JSON without raw_event is its own raw event. Each field by
   // name: spreading costs more than reading the line.
@@ -183,12 +188,16 @@ function idAt(seconds: number, now: Date): string {
   return uuidV7(new Date(seconds * 1000 + now.getMilliseconds()));
 }
 
-/** The milliseconds that a UUID of version 7 tells, if an event may have that time. */
-function timeOf(id: string, now: Date): number | undefined {
+/** The milliseconds that a UUID of version 7 tells, if an event may have that time, and what they fix. */
+function timeOf(
+  id: string,
+  now: Date,
+): { readonly time: number | undefined; readonly dating: Dating } | undefined {
   if (!/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i.test(id)) return undefined;
   const time = Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
   const { from, to } = acceptedTimes(now);
-  return time >= from * 1000 && time < (to + 1) * 1000 ? time : undefined;
+  const taken = time >= from * 1000 && time < (to + 1) * 1000;
+  return { time: taken ? time : undefined, dating: datingOf(Math.floor(time / 1000), now) };
 }
 
 /** A UUID that sorts by time (RFC 9562, version 7). */

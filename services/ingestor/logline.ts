@@ -18,6 +18,23 @@ export function acceptedTimes(now: Date): { readonly from: number; readonly to: 
   return { from: present - maxAgeSeconds, to: present + maxAheadSeconds };
 }
 
+/** A repeat within so many days finds the same year, and the old end of the times that events may have. */
+const repeatDays = 60;
+/** No time zone is further ahead. A repeat of what is, from a clock that is wrong, has the rest of a day. */
+const furthestZoneSeconds = 14 * 3600;
+
+/**
+ * What a time that nobody gave as the event's own fixes. Near an end of the times that events may have it would not have
+ * been taken a while ago, or will not be in a while.
+ */
+export function datingOf(time: number, now: Date): Dating {
+  const { from, to } = acceptedTimes(now);
+  const span = repeatDays * 24 * 3600;
+  if (!(time >= from - span && time <= to + span)) return "none";
+  const isNearEnd = time < from + span || time > seconds(now.getTime()) + furthestZoneSeconds;
+  return isNearEnd ? "unsettled" : "settled";
+}
+
 /** Whether a text is an address; the longest one has 45 characters, but a zone after it could have any number. */
 export function isAddress(text: string): boolean {
   return text.length <= 45 && isIP(text) > 0;
@@ -29,14 +46,18 @@ export interface LineFields extends Pick<
   SiemEvent,
   "event_timestamp" | "source_ip" | "source_type" | "event_category" | "event_outcome" | "event_action"
 > {
-  /** Whether the line itself fixes the time, so that it is the same whenever the line comes. */
-  readonly dated: boolean;
+  readonly dating: Dating;
 }
+/**
+ * Whether something fixes an event's time: `settled`, so that it is the same whenever the event comes; `unsettled`, so
+ * that at another time of arrival it could be taken otherwise; `none`.
+ */
+export type Dating = "settled" | "unsettled" | "none";
 type Pattern = readonly [pattern: RegExp, action: string, outcome: Outcome];
 /** A point in time, or what stands for it where the line has none that an event may have. */
 interface When {
   readonly event_timestamp: number;
-  readonly dated: boolean;
+  readonly dating: Dating;
 }
 
 const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -246,9 +267,6 @@ interface Clock {
   readonly reference: Date;
 }
 
-/** A repeat within so many days finds the same year. */
-const repeatDays = 60;
-
 /**
  * RFC 3164 has no year: the latest one in which the date exists and is not in the future. Times are UTC. A date that
  * would soon be taken for next year's isn't settled: its sender's clock may only run ahead.
@@ -270,7 +288,9 @@ function yearless(
     if (time > latest) next = time;
     else {
       const when = at(time, clock);
-      return { ...when, dated: when.dated && next > latest + repeatDays * 24 * 3600 * 1000 };
+      // Another time than that of arrival is the same at a repeat, and so is the year.
+      const isSoonNext = clock.reference === clock.now && next <= latest + repeatDays * 24 * 3600 * 1000;
+      return isSoonNext ? { ...when, dating: "unsettled" } : when;
     }
   }
   return unknownTime(clock);
@@ -281,11 +301,14 @@ function at(milliseconds: number, clock: Clock): When {
   const event_timestamp = seconds(milliseconds);
   const { from, to } = acceptedTimes(clock.now);
   const taken = event_timestamp >= from && event_timestamp <= to;
-  return taken ? { event_timestamp, dated: true } : unknownTime(clock);
+  return {
+    ...(taken ? { event_timestamp } : unknownTime(clock)),
+    dating: datingOf(event_timestamp, clock.now),
+  };
 }
 
 function unknownTime({ reference }: Clock): When {
-  return { event_timestamp: seconds(reference.getTime()), dated: false };
+  return { event_timestamp: seconds(reference.getTime()), dating: "none" };
 }
 
 function seconds(milliseconds: number): number {

@@ -5,7 +5,7 @@ import { Batcher, type Message, type Publish } from "./batch.ts";
 import { Budget, maxHeldBytes } from "./budget.ts";
 import { alertId, eventColumns, type SiemEvent } from "./event.ts";
 import { type Columns, toRow } from "./row.ts";
-import { type Finding, type Rule, RuleEngine } from "./rules.ts";
+import { type Finding, type Match, type Rule, RuleEngine } from "./rules.ts";
 
 export interface PipelineOptions {
   readonly publisher: { readonly connected: boolean; readonly publish: Publish };
@@ -28,6 +28,13 @@ const alertColumns = {
   severity: "String",
   summary: "String",
 } as const satisfies Columns;
+
+/** What Kafka is to hold of some events, all of it or nothing. */
+export interface Parcel {
+  readonly messages: readonly Message[];
+  /** What these events count towards bursts. */
+  readonly counted: readonly Match[];
+}
 
 /** One for a replica: the listeners share its memory and its rules' counters. */
 export class Pipeline {
@@ -60,26 +67,36 @@ export class Pipeline {
     if (this.feedStands) throw feedStands(this.#options.feed!.retentionHours);
   }
 
-  /** What Kafka is to hold of these events. It marks those that a rule found. */
-  messagesOf(events: readonly SiemEvent[]): Message[] {
+  /** Applies the rules, and marks the events that one found. What comes out must be sent: until then it counts. */
+  pack(events: readonly SiemEvent[]): Parcel {
     const { eventsTopic, alertsTopic } = this.#options;
-    return events.flatMap((event) => {
-      const finding = this.#engine.find(event);
-      if (finding) event.is_threat = 1;
-      const message = { topic: eventsTopic, key: event.event_id, value: toRow(eventColumns, event) };
-      return finding ? [message, alertMessage(alertsTopic, event, finding)] : [message];
-    });
+    const counted: Match[] = [];
+    try {
+      const messages = events.flatMap((event) => {
+        const finding = this.#engine.find(event, counted);
+        if (finding) event.is_threat = 1;
+        const message = { topic: eventsTopic, key: event.event_id, value: toRow(eventColumns, event) };
+        return finding ? [message, alertMessage(alertsTopic, event, finding)] : [message];
+      });
+      return { messages, counted };
+    } catch (error) {
+      this.#engine.settle(counted, false);
+      throw error;
+    }
   }
 
   /**
-   * Resolves when Kafka has acknowledged all of the messages on all in-sync replicas.
-   * @throws HttpError 429 when there is no room for them, 503 when Kafka didn't acknowledge each of them
+   * Resolves when Kafka has acknowledged all of it on all in-sync replicas. Otherwise it counts towards no burst, unless
+   * it is sent again.
+   * @throws HttpError 429 when there is no room for it, 503 when Kafka didn't acknowledge each message
    */
-  async send(messages: readonly Message[]): Promise<void> {
-    this.admit();
+  async send({ messages, counted }: Parcel): Promise<void> {
     try {
+      this.admit();
       await this.#batcher.add(messages);
+      this.#engine.settle(counted, true);
     } catch (error) {
+      this.#engine.settle(counted, false);
       if (error instanceof HttpError) throw error;
       const message = "Kafka did not acknowledge all events; send them all again";
       throw Object.assign(new HttpError(503, "not_acknowledged", message), { cause: error });

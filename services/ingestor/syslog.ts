@@ -7,13 +7,12 @@ import { isTenantName, type TenantId, tenantRule } from "../common/auth.ts";
 import { ConfigError, type Env } from "../common/env.ts";
 import { HttpError } from "../common/http.ts";
 import { Budget, Share } from "./budget.ts";
-import { eventFromLine, InvalidEvent, maxEventBytes } from "./event.ts";
-import type { Message } from "./batch.ts";
+import { eventFromLine, InvalidEvent, maxEventBytes, type SiemEvent } from "./event.ts";
 import type { Pipeline } from "./pipeline.ts";
 import { Turns } from "./turns.ts";
 
 export interface SyslogOptions {
-  readonly pipeline: Pick<Pipeline, "messagesOf" | "send">;
+  readonly pipeline: Pick<Pipeline, "pack" | "send">;
   readonly tenant: TenantId;
   readonly warn: (details: object, message: string) => void;
   /** @default the present */
@@ -72,9 +71,24 @@ export function readSyslog(
 }
 
 /** A connection that can't be read on; the reason is logged. */
-export class BrokenStream extends Error {}
+export class BrokenStream extends Error {
+  /** What was read and can't be used: bytes, and ends of lines among them. */
+  bytes = 0;
+  lines = 0;
+}
+
+/** What some bytes completed. */
+export interface Frames {
+  readonly frames: readonly string[];
+  /** Bytes of each frame that was too long to be kept, and was left out. */
+  readonly skipped: readonly number[];
+  /** Nothing can be read after them. */
+  readonly problem?: BrokenStream;
+}
 
 const newline = 0x0a;
+/** Where a frame that is too long doesn't end within this, it isn't one: nobody knows where the next would begin. */
+const maxSkippedBytes = 16 * 1024 * 1024;
 /** `<length> <`: RFC 6587 counts octets like this, and every counted message begins with its priority. */
 const countStart = /^([1-9]\d{0,9}) </;
 /** What may still become one. */
@@ -89,6 +103,8 @@ export class FrameReader {
   #length = 0;
   /** How far the end of the line was looked for. */
   #looked = 0;
+  /** The frame that is too long: what came of it, and what is still to come, if it was counted. */
+  #skipping: { bytes: number; left: number | undefined } | undefined;
   readonly #share: Share;
 
   /** Holds unfinished frames within the budget. */
@@ -98,20 +114,33 @@ export class FrameReader {
 
   /** Bytes of the frame that isn't complete. */
   get pending(): number {
-    return this.#length;
+    return this.#length + (this.#skipping?.bytes ?? 0);
   }
 
   /**
-   * The frames that these bytes complete, without blank ones. A problem means that nothing can be read after them: one
-   * is too long, or too much is unfinished.
+   * The frames that these bytes complete, without blank ones and those that are too long. A problem means that where the
+   * next one begins is unknown, or that too much is unfinished.
    */
-  read(chunk: Buffer): { readonly frames: readonly string[]; readonly problem?: BrokenStream } {
+  read(chunk: Buffer): Frames {
     const frames: string[] = [];
+    const skipped: number[] = [];
+    // What isn't read yet, should there be a problem.
+    let bytes = chunk;
+    let start = 0;
     try {
-      const bytes = this.#append(chunk);
-      let start = 0;
-      for (;;) {
+      bytes = this.#append(chunk);
+      while (start < bytes.length) {
+        if (this.#skipping) {
+          start = this.#skip(bytes, start);
+          this.#looked = start;
+          if (this.#skipping.left === 0) {
+            skipped.push(this.#skipping.bytes);
+            this.#skipping = undefined;
+          }
+          continue;
+        }
         const frame = this.#next(bytes, start);
+        if (frame === "too long") continue;
         if (!frame) break;
         const text = frameText(bytes.subarray(frame.start, frame.end));
         if (text !== "") frames.push(text);
@@ -119,10 +148,17 @@ export class FrameReader {
         this.#looked = start;
       }
       this.#keep(bytes, start);
-      return { frames };
+      return { frames, skipped };
     } catch (error) {
-      if (error instanceof BrokenStream) return { frames, problem: error };
-      throw error;
+      if (!(error instanceof BrokenStream)) throw error;
+      const held = bytes === chunk ? this.#length : 0;
+      error.bytes = (this.#skipping?.bytes ?? 0) + held + bytes.length - start;
+      for (let at = bytes.indexOf(newline, start); at >= 0; at = bytes.indexOf(newline, at + 1))
+        error.lines++;
+      // It is told with the problem, not as an unfinished line.
+      this.#length = 0;
+      this.#skipping = undefined;
+      return { frames, skipped, problem: error };
     }
   }
 
@@ -139,14 +175,37 @@ export class FrameReader {
     this.#share.close();
     this.#buffer = Buffer.alloc(0);
     this.#length = 0;
+    this.#skipping = undefined;
   }
 
-  #next(bytes: Buffer, start: number): { start: number; end: number; next: number } | undefined {
+  /** Passes over what has come of a frame that is too long; where it ends, nothing is left of it. */
+  #skip(bytes: Buffer, start: number): number {
+    const frame = this.#skipping!;
+    const line = frame.left === undefined ? bytes.indexOf(newline, start) + 1 || undefined : undefined;
+    const end = Math.min(line ?? start + (frame.left ?? Number.POSITIVE_INFINITY), bytes.length);
+    if (frame.left !== undefined) frame.left -= end - start;
+    else if (line !== undefined) frame.left = 0;
+    else if (frame.bytes + end - start > maxSkippedBytes) {
+      throw new BrokenStream(`a line has no end within ${maxSkippedBytes} bytes`);
+    }
+    frame.bytes += end - start;
+    return end;
+  }
+
+  #next(bytes: Buffer, start: number): { start: number; end: number; next: number } | "too long" | undefined {
     const head = bytes.toString("latin1", start, start + 13);
     const count = countStart.exec(head);
     if (count) {
       const length = Number(count[1]);
-      if (length > maxEventBytes) throw tooLong();
+      if (length > maxSkippedBytes) {
+        throw new BrokenStream(
+          `a line of ${length} bytes was announced; at most ${maxSkippedBytes} are passed over`,
+        );
+      }
+      if (length > maxEventBytes) {
+        this.#skipping = { bytes: 0, left: count[1]!.length + 1 + length };
+        return "too long";
+      }
       const from = start + count[1]!.length + 1;
       return from + length > bytes.length
         ? undefined
@@ -154,7 +213,10 @@ export class FrameReader {
     }
     if (countMaybe.test(head)) return undefined;
     const end = bytes.indexOf(newline, Math.max(start, this.#looked));
-    if ((end < 0 ? bytes.length : end) - start > maxEventBytes) throw tooLong();
+    if ((end < 0 ? bytes.length : end) - start > maxEventBytes) {
+      this.#skipping = { bytes: 0, left: undefined };
+      return "too long";
+    }
     this.#looked = bytes.length;
     return end < 0 ? undefined : { start, end, next: end + 1 };
   }
@@ -197,10 +259,6 @@ function frameText(bytes: Buffer): string {
   return text.trim() === "" ? "" : text;
 }
 
-function tooLong(): BrokenStream {
-  return new BrokenStream(`a line is longer than ${maxEventBytes} bytes`);
-}
-
 function tooMany(): BrokenStream {
   return new BrokenStream("too many unfinished lines on all connections");
 }
@@ -208,6 +266,9 @@ function tooMany(): BrokenStream {
 interface Connection {
   readonly socket: Socket;
   readonly reader: FrameReader;
+  readonly peer: string | undefined;
+  /** Lines that were read, and that Kafka has not acknowledged. */
+  lines: number;
 }
 
 /** Listens for syslog senders. A connection is read on when Kafka has acknowledged what it brought before. */
@@ -276,7 +337,7 @@ export class SyslogListener {
     const { warn } = this.#options;
     const peer = socket.remoteAddress;
     const reader = new FrameReader(this.#unfinished);
-    const connection = { socket, reader };
+    const connection: Connection = { socket, reader, peer, lines: 0 };
     socket.setKeepAlive(true, 60_000);
     socket.on("timeout", () => socket.destroy());
     // A connection that breaks ends the loop; what it brought is on its way.
@@ -288,20 +349,23 @@ export class SyslogListener {
         // While Kafka is behind nothing is read, and that is no silence of the sender.
         socket.setTimeout(0);
         await this.#turns.run(async () => {
-          const { frames, problem } = reader.read(chunk as Buffer);
-          await this.#take(frames, peer);
+          const { frames, skipped, problem } = reader.read(chunk as Buffer);
+          for (const bytes of skipped) this.#skipped(connection, bytes);
+          await this.#take(frames, connection);
           if (problem) throw problem;
         });
         if (this.#sinceStop() > (reader.pending > 0 ? this.#limits.stopMs : -1)) break;
         this.#wait(connection);
       }
       const last = socket.readableEnded ? reader.rest() : undefined;
-      if (last !== undefined) await this.#turns.run(() => this.#take([last], peer));
+      if (last !== undefined) await this.#turns.run(() => this.#take([last], connection));
     } catch (error) {
-      if (error instanceof BrokenStream || error instanceof InvalidEvent) {
-        warn({ peer }, `syslog: connection closed: ${error.message}`);
+      if (error instanceof BrokenStream) {
+        const { bytes, lines, message } = error;
+        warn({ peer, bytes, lines }, `syslog: connection closed, and what was read was dropped: ${message}`);
       } else if ((error as NodeJS.ErrnoException).code === undefined) {
-        warn({ peer, cause: String(error) }, "syslog: connection closed: unexpected error");
+        const details = { peer, lines: connection.lines, cause: String(error) };
+        warn(details, "syslog: connection closed, and the lines were dropped: unexpected error");
       }
     } finally {
       if (reader.pending > 0) {
@@ -325,12 +389,14 @@ export class SyslogListener {
   }
 
   /** Resolves when Kafka has these lines, or a stop can wait no longer. */
-  async #take(frames: readonly string[], peer: string | undefined): Promise<void> {
+  async #take(frames: readonly string[], connection: Connection): Promise<void> {
     const { turnLines } = this.#limits;
     for (let at = 0; at < frames.length; at += turnLines) {
-      const problem = await this.#send(frames.slice(at, at + turnLines));
+      connection.lines = frames.length - at;
+      const problem = await this.#send(frames.slice(at, at + turnLines), connection);
+      connection.lines = 0;
       if (!problem) continue;
-      const details = { peer, lines: frames.length - at, code: problem.code };
+      const details = { peer: connection.peer, lines: frames.length - at, code: problem.code };
       this.#options.warn(details, "syslog: stopped before Kafka acknowledged these lines");
       return;
     }
@@ -338,33 +404,38 @@ export class SyslogListener {
 
   /**
    * Tells why Kafka doesn't have them when a stop can wait no longer. The rows are made once, so that an attempt after a
-   * failure sends the same ids: readers see each event once.
+   * failure sends the same ids: readers see each event once. A line that can't be an event takes no other with it: they
+   * are other senders', where a relay brings them.
    */
-  async #send(frames: readonly string[]): Promise<HttpError | undefined> {
+  async #send(frames: readonly string[], connection: Connection): Promise<HttpError | undefined> {
     const { pipeline, tenant } = this.#options;
     const now = this.#options.now?.() ?? new Date();
-    const messages: Message[] = [];
-    let refused: InvalidEvent | undefined;
-    for (const frame of frames) {
+    const eventsOf = (): SiemEvent[] =>
+      frames.flatMap((frame) => {
+        try {
+          return [eventFromLine(frame, tenant, now)];
+        } catch (error) {
+          if (!(error instanceof InvalidEvent)) throw error;
+          this.#skipped(connection, Buffer.byteLength(frame), error.message);
+          return [];
+        }
+      });
+    const parcel = pipeline.pack(eventsOf());
+    while (parcel.messages.length > 0) {
       try {
-        messages.push(...pipeline.messagesOf([eventFromLine(frame, tenant, now)]));
-      } catch (error) {
-        if (!(error instanceof InvalidEvent)) throw error;
-        refused = error;
-        break;
-      }
-    }
-    while (messages.length > 0) {
-      try {
-        await pipeline.send(messages);
-        break;
+        await pipeline.send(parcel);
+        return undefined;
       } catch (error) {
         if (!(error instanceof HttpError)) throw error;
         if (this.#sinceStop() > this.#limits.giveUpMs) return error;
         await sleep(this.#limits.retryMs);
       }
     }
-    if (refused) throw refused;
     return undefined;
+  }
+
+  /** Says that a line was left out; who repeats it gets no further by closing the connection. */
+  #skipped({ peer }: Connection, bytes: number, why = `at most ${maxEventBytes} bytes are taken`): void {
+    this.#options.warn({ peer, bytes }, `syslog: a line was skipped: ${why}`);
   }
 }

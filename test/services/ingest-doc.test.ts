@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { connections, ownAnswers } from "../../components/render/haproxy.ts";
 import { maxBodyBytes } from "../../services/common/http.ts";
 import { maxEvents, mediaTypes } from "../../services/ingestor/body.ts";
 import { maxHeldBytes } from "../../services/ingestor/budget.ts";
@@ -12,6 +13,7 @@ import { parseLine } from "../../services/ingestor/logline.ts";
 
 const root = join(import.meta.dirname, "../..");
 const doc = readFileSync(join(root, "docs/ingest.md"), "utf8");
+const apiDoc = readFileSync(join(root, "docs/api.md"), "utf8");
 /** The rows of the table whose first column has this heading. */
 function table(heading: string): string[][] {
   const [, after = ""] = doc.split(new RegExp(`^\\| ${heading} .*\\n\\|[ |-]+\\|\\n`, "m"));
@@ -49,6 +51,7 @@ describe("the tables", () => {
       )
       .filter((file) => file.endsWith(".ts"))
       .map((file) => readFileSync(file, "utf8"))
+      .concat(...Object.values(ownAnswers.ingest).map(([code]) => `"${code}"`))
       .join("\n");
     const inCode = [...source.matchAll(/new HttpError\(\s*(\d{3}),\s*"(\w+)"/g)].map(
       ([, status, code]) => `${status} ${code}`,
@@ -56,6 +59,11 @@ describe("the tables", () => {
     const inDoc = table("status").map(([status, code]) => `${status} ${code}`);
     expect(inCode.length).toBeGreaterThan(10);
     expect(inDoc).toEqual(expect.arrayContaining([...new Set(inCode)]));
+    const byProxy = Object.entries(ownAnswers.ingest).map(([status, [code]]) => `${status} ${code}`);
+    expect(inDoc).toEqual(expect.arrayContaining(byProxy));
+    for (const [status, [code]] of Object.entries(ownAnswers.api)) {
+      expect(apiDoc).toMatch(new RegExp(`^\\| ${status} .*\`${code}\``, "m"));
+    }
     for (const [status, code] of table("status").slice(1)) {
       if (!code!.startsWith("fst_")) expect(source, `${status} ${code}`).toContain(`"${code}"`);
     }
@@ -74,6 +82,7 @@ describe("the tables", () => {
     expect(doc).toContain(`more than ${maxEvents.toLocaleString("en")} events`);
     expect(doc).toContain(`more than ${maxEventBytes / 1024} KiB (`);
     expect(doc).toContain(`holds ${mib(maxHeldBytes)} of bodies`);
+    for (const text of [doc, apiDoc]) expect(text).toContain(`${connections.fromOne} connections`);
     expect(doc).toContain(`${maxPosts.toLocaleString("en")} posts`);
   });
 });

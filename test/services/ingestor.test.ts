@@ -3,9 +3,10 @@
 import fc from "fast-check";
 import { SignJWT, UnsecuredJWT } from "jose";
 import { beforeEach, describe, expect, it, vi } from "vitest";
+import { toTenantId } from "../../services/common/auth.ts";
 import { createIngestor } from "../../services/ingestor/app.ts";
 import type { Message } from "../../services/ingestor/batch.ts";
-import { uuidV7 } from "../../services/ingestor/event.ts";
+import { eventFromJson, uuidV7 } from "../../services/ingestor/event.ts";
 import { Pipeline } from "../../services/ingestor/pipeline.ts";
 import { parseRules } from "../../services/ingestor/rules.ts";
 import { mintToken } from "../../services/token.ts";
@@ -462,12 +463,71 @@ describe("an event's identity", () => {
     expect(await one(event)).toMatchObject({ event_timestamp: seconds(time), is_undated });
   });
 
-  it("is the same for a repeat, whenever it comes, or the event is undated", async () => {
+  const hours = 3_600_000;
+  const oldest = present - 5 * 366 * 24 * hours;
+  const iso = (ms: number): string => `<13>1 ${new Date(ms).toISOString()} h a - - - x`;
+  it.each([
+    [
+      "a line a bit more than a day ahead",
+      { event_id: "a", raw_event: iso(present + 24 * hours + 5_000) },
+      10_000,
+    ],
+    [
+      "the same ten hours later",
+      { event_id: "a", raw_event: iso(present + 24 * hours + 5_000) },
+      9.9 * hours,
+    ],
+    [
+      "its id, a bit more than a day ahead",
+      { event_id: uuidV7(new Date(present + 24 * hours + 5_000)) },
+      10_000,
+    ],
+    ["a line without a year, ahead", { event_id: "a", raw_event: "Mar  6 12:00:05 h a: x" }, 10_000],
+    ["a line of almost five years ago", { event_id: "a", raw_event: iso(oldest + 24 * hours) }, 48 * hours],
+    [
+      "such a line, two months later",
+      { event_id: "a", raw_event: iso(oldest + 24 * hours) },
+      59 * 24 * hours,
+    ],
+    ["such an id", { event_id: uuidV7(new Date(oldest + 24 * hours)) }, 48 * hours],
+    [
+      "such a line and a new id",
+      { event_id: uuidV7(new Date(present)), raw_event: iso(oldest + 24 * hours) },
+      48 * hours,
+    ],
+  ])("is one when it comes again: %s", async (_name, event, later) => {
+    const first = await one({ raw_event: "x", ...event });
+    time = present + later;
+    const second = await one({ raw_event: "x", ...event });
+    expect(second["event_timestamp"]).not.toBe(first["event_timestamp"]);
+    // The API shows the earlier of two that are marked, and both if one isn't.
+    expect([first["is_undated"], second["is_undated"]]).toEqual([1, 1]);
+  });
+
+  it.each([
+    ["a clock a bit ahead", { raw_event: iso(present + 5_000) }],
+    ["a clock in a zone ahead", { raw_event: iso(present + 14 * hours) }],
+    ["a given time", { event_timestamp: Math.floor(present / 1000) + 24 * 3600 }],
+    ["a given time of five years ago", { event_timestamp: Math.floor(oldest / 1000) }],
+  ])("may have an id that another event has, with %s", async (_name, event) => {
+    expect(await one({ event_id: "a", ...event })).toMatchObject({ is_undated: 0 });
+  });
+
+  it("is the same for a repeat, whenever it comes, or the event is undated", () => {
     const at = fc.date({
       min: new Date("2030-01-01T00:00:00Z"),
       max: new Date("2031-03-05T00:00:00Z"),
       noInvalidDate: true,
     });
+    const day = 86_400_000;
+    const around = (ms: number, before: number, after: number) =>
+      fc.date({ min: new Date(ms - before), max: new Date(ms + after), noInvalidDate: true });
+    /** Both ends of the times that events may have. */
+    const end = fc.oneof(
+      around(present + day, 0.5 * day, 0.5 * day),
+      around(present + day, day, 3 * day),
+      around(present - 5 * 366 * day, 90 * day, 90 * day),
+    );
     const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     const stamp = (date: Date): string =>
       `${months[date.getUTCMonth()]} ${String(date.getUTCDate()).padStart(2)} ${date.toISOString().slice(11, 19)}`;
@@ -479,10 +539,12 @@ describe("an event's identity", () => {
     const id = fc.oneof(
       fc.stringMatching(/^[\w.:-]{1,8}$/),
       at.map((date) => uuidV7(date)),
+      end.map((date) => uuidV7(date)),
     );
     const line = fc.oneof(
       fc.string({ maxLength: 10 }),
       at.map((date) => `<13>1 ${date.toISOString()} h a - - - x`),
+      end.map((date) => `<13>1 ${date.toISOString()} h a - - - x`),
       anyDay.map((date) => `${stamp(date)} h a: x`),
     );
     const event = fc.tuple(id, line, fc.boolean(), at).map(([event_id, raw_event, hasTime, date]) => ({
@@ -490,20 +552,17 @@ describe("an event's identity", () => {
       raw_event,
       ...(hasTime ? { event_timestamp: Math.floor(date.getTime() / 1000) } : {}),
     }));
-    const days = fc.double({ min: 0, max: 59, noNaN: true });
-    const seen = { same: 0, undated: 0 };
-    const authorization = `Bearer ${await token()}`;
-    await fc.assert(
-      fc.asyncProperty(event, days, async (given, later) => {
-        calls.length = 0;
-        const payload = JSON.stringify(given);
-        for (const arrival of [present, present + later * 86_400_000]) {
-          time = arrival;
-          const headers = { authorization, "content-type": "application/json" };
-          const response = await app.inject({ method: "POST", url: "/v1/events", payload, headers });
-          expect(response.statusCode).toBe(202);
-        }
-        const [first, second] = sent();
+    const tenHours = 10 / 24;
+    // Whole seconds: most doubles are next to nothing.
+    const upTo = (most: number) => fc.integer({ min: 0, max: most * 86_400 }).map((count) => count / 86_400);
+    const days = fc.oneof(upTo(tenHours), upTo(59));
+    const seen = { same: 0, undated: 0, merged: 0 };
+    fc.assert(
+      fc.property(event, days, (given, later) => {
+        const [first, second] = [present, present + later * day].map((arrival): Record<string, unknown> => {
+          const made = eventFromJson(given, toTenantId("acme"), new Date(arrival));
+          return { ...made };
+        });
         const identity = (row: Record<string, unknown>): unknown[] => [
           row["tenant_id"],
           row["event_timestamp"],
@@ -513,12 +572,66 @@ describe("an event's identity", () => {
           // A repeat may be marked: as long as it is the same row, that marks nothing as a copy of another.
           expect(identity(second!)).toEqual(identity(first!));
           seen.same++;
-        } else seen.undated++;
+        } else {
+          seen.undated++;
+          // Another second is a copy only if it's marked too. A time far ahead is told so for ten hours.
+          if (later <= tenHours && second!["event_timestamp"] !== first!["event_timestamp"]) {
+            expect(second!["is_undated"]).toBe(1);
+            seen.merged++;
+          }
+        }
       }),
-      { numRuns: 400 },
+      { numRuns: 5000 },
     );
+    expect(seen.merged).toBeGreaterThan(50);
     expect(seen.same).toBeGreaterThan(100);
     expect(seen.undated).toBeGreaterThan(20);
+  });
+});
+
+describe("a burst", () => {
+  const body = (source: string, count: number): string =>
+    Array.from(
+      { length: count },
+      () => `${source} - - [05/Mar/2031:11:00:00 +0000] "GET / HTTP/1.1" 404 1`,
+    ).join("\n");
+  const events = (source: string, count: number): string =>
+    JSON.stringify(
+      body(source, count)
+        .split("\n")
+        .map((raw_event, n) => ({ event_id: `${source}-${n}`, raw_event })),
+    );
+  const kinds: [string, (source: string, count: number) => string, string][] = [
+    ["log lines", body, "text/plain"],
+    ["events with ids", events, "application/json"],
+  ];
+
+  it.each(kinds)("does not count posts of %s that were refused", async (name, make, type) => {
+    const source = name === "log lines" ? "198.51.100.1" : "198.51.100.2";
+    publish = () => Promise.reject(new Error("no"));
+    expect((await post(make(source, 10), type)).statusCode).toBe(503);
+    connected = false;
+    expect((await post(make(source, 10), type)).statusCode).toBe(503);
+    connected = true;
+    publish = () => Promise.resolve();
+    expect((await post(make(source, 10), type)).statusCode).toBe(202);
+    expect(sent("alerts")).toEqual([]);
+    // It is counted all the same.
+    expect((await post(body(source, 10), "text/plain")).statusCode).toBe(202);
+    expect(sent("alerts")).toHaveLength(1);
+  });
+
+  it("counts a repeated id once, and what waits for Kafka too", async () => {
+    for (let again = 0; again < 4; again++) await post(events("198.51.100.3", 10), "application/json");
+    expect(sent("alerts")).toEqual([]);
+    let acknowledge = (): void => {};
+    const gate = new Promise<void>((resolve) => (acknowledge = resolve));
+    publish = () => gate;
+    const posts = [1, 2].map(() => post(body("198.51.100.4", 10), "text/plain"));
+    await expect.poll(() => calls.flat().length).toBeGreaterThanOrEqual(61);
+    acknowledge();
+    await Promise.all(posts);
+    expect(sent("alerts")).toHaveLength(1);
   });
 });
 
@@ -579,7 +692,9 @@ describe("acknowledgement", () => {
 
   it("sends nothing of a post that was read when the feed began to stand", async () => {
     feed.stands = true;
-    await expect(pipeline.send([{ topic: "alerts", key: "k", value: "{}" }])).rejects.toMatchObject({
+    await expect(
+      pipeline.send({ messages: [{ topic: "alerts", key: "k", value: "{}" }], counted: [] }),
+    ).rejects.toMatchObject({
       status: 503,
       code: "feed_stands",
     });

@@ -50,10 +50,10 @@ describe("a body that was read", () => {
     const rules = parseRules();
     const pipeline = new Pipeline({ publisher, rules, eventsTopic: "events", alertsTopic: "alerts" });
     const refs: WeakRef<object>[] = [];
-    const messagesOf = pipeline.messagesOf.bind(pipeline);
-    pipeline.messagesOf = (events) => {
+    const pack = pipeline.pack.bind(pipeline);
+    pipeline.pack = (events) => {
       refs.push(new WeakRef(events));
-      return messagesOf(events);
+      return pack(events);
     };
     const secret = "0123456789abcdef0123456789abcdef";
     const keys = { current: new TextEncoder().encode(secret) };

@@ -2,9 +2,9 @@
 
 import { describe, expect, it } from "vitest";
 import { toTenantId } from "../../services/common/auth.ts";
-import { eventFromLine, type SiemEvent } from "../../services/ingestor/event.ts";
+import { eventFromLine, type SiemEvent, uuidV7 } from "../../services/ingestor/event.ts";
 import { tooExpensive } from "../../services/ingestor/pattern.ts";
-import { parseRules, RuleEngine } from "../../services/ingestor/rules.ts";
+import { type Match, parseRules, RuleEngine } from "../../services/ingestor/rules.ts";
 
 const now = new Date("2031-03-05T12:00:00Z");
 const event = (line: string, tenant = "acme"): SiemEvent => eventFromLine(line, toTenantId(tenant), now);
@@ -60,11 +60,94 @@ describe("bursts of HTTP 4xx", () => {
   });
 });
 
+describe("an event that comes again", () => {
+  const line = `192.0.2.7 - - [05/Mar/2031:11:00:00 +0000] "GET / HTTP/1.1" 404 1`;
+  const hit = (event_id: string, more: Partial<SiemEvent> = {}): SiemEvent => ({
+    ...event(line),
+    event_id,
+    ...more,
+  });
+  const ids = (from: number, to: number): string[] =>
+    Array.from({ length: to - from }, (_, n) => `e${from + n}`);
+
+  it("counts once, and is judged as it was", () => {
+    const engine = new RuleEngine(parseRules());
+    const found = (id: string) => engine.find(hit(id))?.id;
+    for (let again = 0; again < 4; again++) {
+      expect(ids(0, 19).map(found)).toEqual(Array(19).fill(undefined));
+    }
+    for (let again = 0; again < 2; again++) {
+      expect(found("e19")).toBe("http-4xx-burst");
+      expect(found("e18")).toBeUndefined();
+    }
+    expect(engine.remembered).toBe(20);
+  });
+
+  it("counts once though it has another time, if it has none of its own", () => {
+    const engine = new RuleEngine(parseRules());
+    const at = (second: number, is_undated: 0 | 1) =>
+      ids(0, 10).map((id) => engine.find(hit(id, { event_timestamp: second, is_undated }))?.id);
+    for (const second of [1000, 1010, 1020]) expect(at(second, 1)).toEqual(Array(10).fill(undefined));
+    const other = new RuleEngine(parseRules());
+    const dated = [1000, 1010].flatMap((event_timestamp) =>
+      ids(0, 10).map((id) => other.find(hit(id, { event_timestamp }))?.id),
+    );
+    expect(dated.indexOf("http-4xx-burst")).toBe(19);
+  });
+
+  it("does not count where its post was refused, and gives back what that pushed out", () => {
+    const engine = new RuleEngine(parseRules());
+    for (const id of ids(0, 19)) engine.find(hit(id));
+    const refused: Match[] = [];
+    for (const id of ids(100, 160)) engine.find(hit(id), refused);
+    engine.settle(refused, false);
+    expect(engine.remembered).toBe(19);
+    // The nineteen still count, and nothing else does.
+    expect(engine.find(hit("e18"))).toBeUndefined();
+    expect(engine.find(hit("e19"))?.id).toBe("http-4xx-burst");
+  });
+
+  it("counts while its post waits, though another post with it is refused", () => {
+    const engine = new RuleEngine(parseRules());
+    const [one, other, third]: [Match[], Match[], Match[]] = [[], [], []];
+    for (const id of ids(0, 19)) {
+      engine.find(hit(id), one);
+      expect(engine.find(hit(id), other)).toBeUndefined();
+    }
+    engine.settle(other, false);
+    expect(engine.find(hit("e19"), third)?.id).toBe("http-4xx-burst");
+    engine.settle(one, true);
+    engine.settle(third, false);
+    expect(engine.remembered).toBe(19);
+    expect(engine.find(hit("e20"))?.id).toBe("http-4xx-burst");
+  });
+
+  it("counts after all when what was taken back is sent after all, once", () => {
+    const engine = new RuleEngine(parseRules());
+    const counted: Match[] = [];
+    for (const id of ids(0, 19)) engine.find(hit(id), counted);
+    for (const isKept of [false, false, true, true]) engine.settle(counted, isKept);
+    expect(engine.remembered).toBe(19);
+    expect(engine.find(hit("e19"))?.id).toBe("http-4xx-burst");
+  });
+
+  it("leaves nothing in memory where all was taken back", () => {
+    const engine = new RuleEngine(parseRules());
+    for (let n = 0; n < 1000; n++) {
+      const counted: Match[] = [];
+      engine.find(hit(uuidV7(now), { source_ip: `2001:db8::${n.toString(16)}` }), counted);
+      engine.settle(counted, false);
+    }
+    expect([engine.remembered, engine.sources]).toEqual([0, 0]);
+  });
+});
+
 describe("memory", () => {
   it("holds so many sources, and forgets the one that was silent longest", () => {
     const engine = new RuleEngine(parseRules());
     const base = event(`192.0.2.1 - - [05/Mar/2031:11:00:00 +0000] "GET / HTTP/1.1" 404 1`);
-    const hit = (source_ip: string) => engine.find({ ...base, source_ip })?.id;
+    let number = 0;
+    const hit = (source_ip: string) => engine.find({ ...base, source_ip, event_id: `e${number++}` })?.id;
     const times = (count: number, source: string) => {
       for (let i = 0; i < count; i++) expect(hit(source)).toBeUndefined();
     };
@@ -84,7 +167,8 @@ describe("memory", () => {
     const engine = new RuleEngine(rules, 10_000);
     const base = event("x");
     for (let source = 0; source < 40; source++) {
-      for (let n = 0; n < 999; n++) engine.find({ ...base, source_ip: `192.0.2.${source}` });
+      for (let n = 0; n < 999; n++)
+        engine.find({ ...base, source_ip: `192.0.2.${source}`, event_id: `e${n}` });
       expect(engine.remembered).toBeLessThanOrEqual(10_000);
     }
     expect(engine.remembered).toBeGreaterThan(9_000);

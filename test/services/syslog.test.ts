@@ -76,25 +76,55 @@ describe("frames", () => {
     );
   });
 
-  it("of 256 KiB are read, longer ones are refused, and what came before is kept", () => {
+  it("of 256 KiB are read, longer ones are passed over, and what comes before and after is kept", () => {
     const longest = `<1>${"x".repeat(256 * 1024 - 3)}`;
     for (const encode of [counted, (text: string) => `${text}\n`]) {
       expect(read([Buffer.from(encode(longest))])).toEqual([longest]);
-      const result = new FrameReader(new Budget(1e7)).read(Buffer.from(`<1>a\n${encode(`${longest}x`)}`));
-      expect(result.frames).toEqual(["<1>a"]);
-      expect(result.problem?.message).toContain("longer than 262144 bytes");
+      const long = encode(`${longest}x`);
+      const stream = Buffer.from(`<1>a\n${long}${long}<1>b\n${counted("<1>c")}`);
+      for (const size of [stream.length, 100_000, 4_099]) {
+        const budget = new Budget(1e6);
+        const reader = new FrameReader(budget);
+        const seen: { frames: string[]; skipped: number[] } = { frames: [], skipped: [] };
+        for (let at = 0; at < stream.length; at += size) {
+          const { frames, skipped, problem } = reader.read(stream.subarray(at, at + size));
+          expect(problem).toBeUndefined();
+          seen.frames.push(...frames);
+          seen.skipped.push(...skipped);
+        }
+        expect(seen).toEqual({ frames: ["<1>a", "<1>b", "<1>c"], skipped: [long.length, long.length] });
+        expect([reader.pending, budget.held]).toEqual([0, 0]);
+      }
     }
-    const reader = new FrameReader(new Budget(1e7));
-    const piece = Buffer.alloc(50_000, "x");
-    expect([1, 2, 3, 4, 5].map(() => reader.read(piece).problem)).toEqual(Array(5).fill(undefined));
-    expect(reader.read(piece).problem).toBeDefined();
+  });
+
+  it("without an end in sight end the connection, with what was read and not used", () => {
+    const endless = new FrameReader(new Budget(1e7));
+    const piece = Buffer.alloc(1024 * 1024, "x");
+    const problems = Array.from({ length: 17 }, () => endless.read(piece).problem);
+    expect(problems.slice(0, 16)).toEqual(Array(16).fill(undefined));
+    expect(problems[16]).toMatchObject({ bytes: 17 * piece.length, lines: 0 });
+    const result = new FrameReader(new Budget(1e7)).read(Buffer.from("<1>a\n16777217 <1>b\n<1>c\n"));
+    expect(result.frames).toEqual(["<1>a"]);
+    expect(result.problem).toMatchObject({ bytes: 19, lines: 2 });
+    expect(result.problem?.message).toContain("16777217 bytes was announced");
   });
 
   it("that are unfinished are bounded over all connections, and given back", () => {
     const budget = new Budget(150_000);
     const [one, other] = [new FrameReader(budget), new FrameReader(budget)];
     expect(one.read(Buffer.alloc(60_000, "x")).problem).toBeUndefined();
-    expect(other.read(Buffer.alloc(100_000, "x")).problem?.message).toContain("too many unfinished");
+    const { problem } = other.read(Buffer.alloc(100_000, "x"));
+    expect(problem?.message).toContain("too many unfinished");
+    expect(problem).toMatchObject({ bytes: 100_000, lines: 0 });
+    one.read(Buffer.from("\n"));
+    one.read(Buffer.alloc(100_000, "x"));
+    // The lines that it ends and begins are lost with it.
+    expect(one.read(Buffer.from(`\n${"y".repeat(40_000)}\n`)).problem).toMatchObject({
+      bytes: 140_002,
+      lines: 2,
+    });
+    one.close();
     one.read(Buffer.from("\n"));
     other.close();
     expect(budget.held).toBe(0);
@@ -326,22 +356,34 @@ describe("a listener", () => {
     expect(warnings).toEqual([]);
   });
 
-  it("closes a connection with a line too long, says so, and keeps what came before", async () => {
+  it("closes a connection whose lines have no end, says what it dropped, and keeps what came before", async () => {
     await start();
     const { socket, closed } = await sender();
-    socket.write(`<13>a\n300000 <13>`);
+    socket.write(`<13>a\n300000000 <13>b\n<13>c\n`);
     await closed;
     expect(raws()).toEqual(["<13>a"]);
-    expect(warnings.join()).toMatch(/connection closed: a line is longer than 262144 bytes .*127\.0\.0\.1/);
+    expect(warnings).toEqual([
+      'syslog: connection closed, and what was read was dropped: a line of 300000000 bytes was announced; at most 16777216 are passed over {"peer":"127.0.0.1","bytes":22,"lines":2}',
+    ]);
   });
 
-  it("closes a connection whose line would be too long as an event", async () => {
+  it("skips lines that are too long, as they come or as events, says so, and goes on", async () => {
     await start();
-    const { socket, closed } = await sender();
-    socket.write(counted(`<13>${"\x01".repeat(100_000)}`));
-    await closed;
-    expect(raws()).toEqual([]);
-    expect(warnings.join()).toMatch(/connection closed: .*at most 262144/);
+    const { socket } = await sender();
+    // Short enough as it comes; as JSON each character takes six.
+    const escaped = `<13>${"\x01".repeat(60_000)}`;
+    const long = `<13>${"x".repeat(300_000)}`;
+    socket.write(`<13>a\n${counted(escaped)}<13>b\n${counted(long)}<13>c\n${long}\n${escaped}\n<13>d\n`);
+    await expect.poll(raws).toEqual(["<13>a", "<13>b", "<13>c", "<13>d"]);
+    expect(listener.connections).toBe(1);
+    expect(warnings.map((warning) => Number(/"bytes":(\d+)/.exec(warning)?.[1])).sort()).toEqual(
+      [300_004 + 7, 300_005, 60_004, 60_004].sort(),
+    );
+    for (const warning of warnings) {
+      expect(warning).toMatch(/^syslog: a line was skipped: .*at most 262144 .*"peer":"127\.0\.0\.1"/);
+    }
+    socket.write("<13>e\n");
+    await expect.poll(raws).toContain("<13>e");
   });
 
   it("takes so many connections and no more", async () => {
