@@ -198,8 +198,8 @@ From acknowledgement to readable on all ${topology.clickhouse.length} replicas (
 
 Memory of everything, MiB:
 
-| containers | idle | under load |
-| ---------- | ---- | ---------- |
+| containers | idle | right after a round of load |
+| ---------- | ---- | -------------------------- |
 ${kinds.map((kind) => `| ${kind} | ${Math.round(idle.get(kind) ?? 0)} | ${Math.round(busy.get(kind) ?? 0)} |`).join("\n")}
 | **all** | **${sum(idle)}** | **${sum(busy)}** |`,
     );

@@ -129,7 +129,7 @@ const zookeeperSchema = z.strictObject({
 
 const clickhouseSchema = z.strictObject({
   /**
-   * Memory limit of each replica, MB; the server takes about nine tenths of it.
+   * Memory limit of each replica, MB: half of what is beyond 512 is for queries, and half of that for one.
    * @default enough for a trial
    * @change replicas are replaced one at a time
    */

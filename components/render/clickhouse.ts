@@ -4,6 +4,7 @@
 import { names, type Reader, readers, type Replica, type Topology } from "../topology.ts";
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
+import { clickhouseMemory } from "../services/memory.ts";
 import { createHash } from "node:crypto";
 
 const header =
@@ -60,12 +61,48 @@ ${topology.zookeeper
     <!-- A partition that the group has never read is read from its beginning. 18.16 would begin at its end, and what
          came before, or while a replica that had not committed yet was down, would never be stored. -->
     <auto_offset_reset>smallest</auto_offset_reset>
+    <!-- A partition that a topic was given is known, and read, after this long; the default would be five minutes. -->
+    <topic_metadata_refresh_interval_ms>5000</topic_metadata_refresh_interval_ms>
   </kafka>
 </yandex>
 `,
     "60-logging.xml": `<yandex>
   ${header}
   <logger><level>information</level><console>1</console></logger>
+</yandex>
+`,
+  };
+}
+
+/**
+ * What of a replica's memory is for what, in config.d and users.d: path under /etc/clickhouse-server → text. 18.16 has no
+ * limit of its own, and more than a container may have ends the server. The profile is everybody's, and each client
+ * can change it for himself, so none of ours asks for more. What comes from Kafka is no query to 18.16: no limit of
+ * the profile stops the feed.
+ * @param memoryMb the container's limit
+ */
+export function renderClickhouseMemory(memoryMb: number): Record<string, string> {
+  const memory = clickhouseMemory(memoryMb);
+  return {
+    "config.d/70-memory.xml": `<yandex>
+  ${header}
+  <!-- Only newer servers know this one. -->
+  <max_server_memory_usage>${memory.server}</max_server_memory_usage>
+  <mark_cache_size>${memory.marks}</mark_cache_size>
+</yandex>
+`,
+    "users.d/20-memory.xml": `<yandex>
+  ${header}
+  <profiles>
+    <default>
+      <max_memory_usage>${memory.query}</max_memory_usage>
+      <max_memory_usage_for_user>${memory.queries}</max_memory_usage_for_user>
+      <!-- Newer servers take this one and don't heed it: they have max_server_memory_usage. -->
+      <max_memory_usage_for_all_queries>${memory.queries}</max_memory_usage_for_all_queries>
+      <max_bytes_before_external_group_by>${memory.spill}</max_bytes_before_external_group_by>
+      <max_bytes_before_external_sort>${memory.spill}</max_bytes_before_external_sort>
+    </default>
+  </profiles>
 </yandex>
 `,
   };

@@ -12,6 +12,7 @@ import {
   renderClickhouseClient,
   renderClickhouseCluster,
   renderClickhouseConfig,
+  renderClickhouseMemory,
   renderClickhouseUsers,
   renderMigration,
   renderSchemaScript,
@@ -68,6 +69,9 @@ export class ClickHouse extends pulumi.ComponentResource {
       };
       for (const [file, text] of Object.entries(renderClickhouseConfig(topology, replica))) {
         files[`/etc/clickhouse-server/config.d/${file}`] = text;
+      }
+      for (const [path, text] of Object.entries(renderClickhouseMemory(args.config.memoryMb))) {
+        files[`/etc/clickhouse-server/${path}`] = text;
       }
       const container = guest(
         replica.alias,

@@ -38,7 +38,10 @@ export interface ApiOptions {
 const daySeconds = 24 * 3600;
 /** Senders' clocks may run ahead. */
 const aheadSeconds = 300;
-/** Rows read beyond a page: one tells whether more follow, the rest stand in for duplicates. */
+/**
+ * Rows read beyond a page: one tells whether more follow, the rest stand in for duplicates. No more than the page has,
+ * so that a lower limit makes an answer fit that was too large, whatever its rows are.
+ */
 const spareRows = 16;
 const lastSecond = 0xffffffff;
 
@@ -91,7 +94,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const within = toRange({ from: query.from ?? cursor?.[2], to: query.to ?? cursor?.[3] }, now());
     const limit = query.limit ?? 100;
     const idColumn = listing.select.columns[0]!;
-    const fetch = limit + spareRows;
+    const fetch = limit + Math.min(spareRows, limit);
     const found = await read(
       select(tenant, {
         ...listing.select,

@@ -1,7 +1,8 @@
 // Reads from whichever ClickHouse replica answers and is up to date, and remembers it.
 
 import { randomUUID } from "node:crypto";
-import { ClickHouseError, ClickHouseLogLevel, createClient, type ResultSet } from "@clickhouse/client";
+import type { Readable } from "node:stream";
+import { ClickHouseError, ClickHouseLogLevel, createClient } from "@clickhouse/client";
 import type { Database } from "../common/env.ts";
 import { HttpError } from "../common/http.ts";
 import type { Statement } from "./query.ts";
@@ -28,24 +29,40 @@ const killTimeoutMs = 2_000;
 const missesUntilCut = 2;
 /** A replica that is further behind the others, seconds, is asked last. */
 const maxDelaySeconds = 30;
-/** Settings that 18.16 knows too. A query that needs more is refused with its reason. */
+/**
+ * The largest answer that is read, as the JSON that comes: control characters are six bytes there and one in the
+ * database. `defaultSlots` says how many of them the process has room for.
+ */
+export const maxAnswerBytes = 8 * 1024 * 1024;
+/**
+ * Settings that 18.16 knows too. A query that needs more is refused with its reason. How much memory one may have is
+ * the server's to say: it knows what it has.
+ */
 const settings = {
   max_execution_time: 10,
   max_result_rows: "10000",
-  max_result_bytes: String(16 * 1024 * 1024),
+  // As they are in the database: what has more than this has more in JSON, too.
+  max_result_bytes: String(maxAnswerBytes),
   max_rows_to_read: "2000000000",
-  max_memory_usage: String(2 * 1024 * 1024 * 1024),
   // The ids of a whole page, of the longest kind, with room to spare.
   max_query_size: String(4 * 1024 * 1024),
   // An error in the middle of a result would come after "200 OK".
   wait_end_of_query: 1,
   readonly: "2",
 } as const;
-/** Errors of one replica's state, not of the query: unknown table or database, too busy, its peers unreachable. */
-const elsewhere = new Set(["60", "81", "202", "209", "210", "279"]);
-/** The limits above: rows, timeout, memory; and the size of the result, where fewer rows help. */
-const tooMuch = new Set(["158", "159", "160", "241"]);
+/** The limits above, where less of the range helps: rows, time. Memory: see `memoryOf`. */
+const tooMuch = new Set(["158", "159", "160"]);
+/** The size of the result, where fewer rows help. */
 const tooBig = "396";
+const outOfMemory = "241";
+/**
+ * The statement itself is wrong, so every replica would say the same: number or type of a function's arguments, unknown
+ * function, unknown name, types that don't fit, syntax, a column that is neither a key nor aggregated, no common type.
+ * Any other error may be one of the replica's own state: a disk, a table, a password, a version.
+ */
+const wrong = new Set(["42", "43", "46", "47", "53", "62", "215", "386"]);
+/** Of each replica's reason, what is logged: 18.16 adds its stack. */
+const reasonChars = 500;
 /** How far this replica is behind; one that has lost ZooKeeper gets nothing new and can't know. */
 const stateQuery =
   "SELECT max(absolute_delay) AS delay, max(is_readonly) AS cut_off FROM system.replicas WHERE database = currentDatabase()";
@@ -77,25 +94,41 @@ export function connect(url: string, database: Database): Replica {
   return async (sql, signal) => {
     signal.throwIfAborted();
     const id = randomUUID();
-    let result: ResultSet<"JSON"> | undefined;
+    let stream: Readable | undefined;
     const onAbort = (): void => {
       kill(id);
-      result?.close();
+      stream?.destroy();
     };
     signal.addEventListener("abort", onAbort, { once: true });
     try {
       // Unlike JSONEachRow, a JSON answer that was cut off anywhere can't be parsed.
-      result = await client.query({ query: sql, format: "JSON", query_id: id, abort_signal: signal });
-      const answer = result.json<Row>();
+      ({ stream } = await client.exec({ query: `${sql}\nFORMAT JSON`, query_id: id, abort_signal: signal }));
       // The client heeds the signal only until the head of an answer is there.
-      if (signal.aborted) result.close();
-      const { data } = await answer;
+      if (signal.aborted) stream.destroy();
+      const { data } = JSON.parse(await textOf(stream)) as { data?: Row[] };
       if (!Array.isArray(data)) throw new Error(`${url} answered something else than rows`);
       return data;
     } finally {
       signal.removeEventListener("abort", onAbort);
     }
   };
+}
+
+/** @throws HttpError 422 as soon as there is more than may be */
+async function textOf(stream: Readable): Promise<string> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of stream as AsyncIterable<Buffer>) {
+    size += part.length;
+    // Leaving the loop ends the connection.
+    if (size > maxAnswerBytes) throw tooLarge();
+    parts.push(part);
+  }
+  return Buffer.concat(parts, size).toString();
+}
+
+function tooLarge(): HttpError {
+  return new HttpError(422, "too_much", "the answer is too large; ask for fewer rows with limit");
 }
 
 interface State {
@@ -125,7 +158,8 @@ export class Replicas implements Reader {
   }
 
   async query(statement: Statement, signal: AbortSignal): Promise<Row[]> {
-    let last: unknown;
+    const reasons: string[] = [];
+    let full = false;
     for (const state of this.#order()) {
       if (signal.aborted) throw clientGone();
       const timeout = AbortSignal.timeout(attemptTimeoutMs);
@@ -135,20 +169,23 @@ export class Replicas implements Reader {
         return rows;
       } catch (error) {
         if (signal.aborted) throw clientGone();
-        const code = serverErrorCode(error);
-        if (code && tooMuch.has(code)) {
+        if (error instanceof HttpError) throw error;
+        const code = serverErrorCode(error) ?? "";
+        const memory = code === outOfMemory ? memoryOf(error) : undefined;
+        if (tooMuch.has(code) || memory === "query") {
           const message = `the query needs too much (error ${code}); narrow from and to`;
           throw new HttpError(422, "too_much", message);
         }
-        if (code === tooBig) {
-          throw new HttpError(422, "too_much", "the answer is too large; ask for fewer rows with limit");
-        }
-        if (code && !elsewhere.has(code)) throw error;
-        last = error;
+        if (code === tooBig) throw tooLarge();
+        if (wrong.has(code)) throw error;
+        full ||= memory === "server";
+        reasons.push(reasonOf(error));
       }
     }
-    const message = "no ClickHouse replica answers; try again";
-    throw Object.assign(new HttpError(503, "database_unreachable", message), { cause: last });
+    const refusal = full
+      ? new HttpError(503, "busy", "the database is busy with other queries; try again")
+      : new HttpError(503, "database_unreachable", "no ClickHouse replica can answer; try again");
+    throw Object.assign(refusal, { cause: new Error(reasons.join("; ")) });
   }
 
   /** Asks all at once, and moves away from a replica that went silent or lags before a query has to wait for it. */
@@ -194,4 +231,22 @@ export class Replicas implements Reader {
 function serverErrorCode(error: unknown): string | undefined {
   if (error instanceof ClickHouseError) return error.code;
   return error instanceof Error ? /^Code: (\d+), e\.displayText/.exec(error.message)?.[1] : undefined;
+}
+
+/**
+ * Whose memory is used up: this query's own, or what the server has for all queries, of a user or together. Servers say
+ * "Memory limit (for query) exceeded", "(for user)", "(total)"; newer ones "Query memory limit exceeded", "User", "(total)".
+ */
+function memoryOf(error: unknown): "query" | "server" {
+  const message = error instanceof Error ? error.message : "";
+  const [, after, before] = /(?:Memory limit \((.+?)\)|(\S+) memory limit) exceeded/.exec(message) ?? [];
+  const whose = after ?? before ?? "query";
+  return /query/i.test(whose) ? "query" : "server";
+}
+
+/** Why a replica gave no rows, on one line. */
+function reasonOf(error: unknown): string {
+  const code = error instanceof ClickHouseError ? `Code: ${error.code}, ` : "";
+  const text = error instanceof Error ? error.message || error.name : String(error);
+  return `${code}${text}`.replace(/\s+/g, " ").slice(0, reasonChars);
 }

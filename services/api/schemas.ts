@@ -156,8 +156,8 @@ export const errorCodes = {
   429: { tenant_busy: "the tenant has as many requests running as it may have" },
   500: { internal: "a defect; the service's log has the cause" },
   503: {
-    database_unreachable: "no replica of the database answers",
-    busy: "other tenants' requests have taken all slots",
+    database_unreachable: "no replica of the database can answer",
+    busy: "other requests have taken all slots, or the memory of every replica of the database",
     stopping: "this replica stops, the others serve",
   },
 } as const satisfies Record<number, Readonly<Record<string, string>>>;

@@ -13,7 +13,10 @@ export interface SlotLimits {
   readonly waitingPerTenant: number;
 }
 
-/** Sized for a container of 512 MB, in which each slot may hold a result of 16 MiB and its copies. */
+/**
+ * Sized for a container of 512 MB, of which node gives its heap half. Each slot may hold an answer of 8 MiB: as bytes while
+ * it comes, outside the heap, and then as rows, which may be two bytes a character. Only one at a time is text.
+ */
 export const defaultSlots: SlotLimits = { total: 8, perTenant: 4, waitMs: 2_000, waitingPerTenant: 16 };
 
 interface Waiting {

@@ -13,6 +13,7 @@ import {
   renderClickhouseClient,
   renderClickhouseCluster,
   renderClickhouseConfig,
+  renderClickhouseMemory,
   renderClickhouseUsers,
   renderSchemaScript,
 } from "../../components/render/clickhouse.ts";
@@ -160,6 +161,9 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
     };
     for (const [file, text] of Object.entries(renderClickhouseConfig(topology, replica))) {
       files[`/etc/clickhouse-server/config.d/${file}`] = text;
+    }
+    for (const [path, text] of Object.entries(renderClickhouseMemory(config.clickhouse.memoryMb))) {
+      files[`/etc/clickhouse-server/${path}`] = text;
     }
     const mounts = Object.entries(files).map(([file, text]) => {
       const source = join(folder, replica.alias, basename(dirname(file)), basename(file));

@@ -7,6 +7,7 @@ import {
   renderClickhouseClient,
   renderClickhouseCluster,
   renderClickhouseConfig,
+  renderClickhouseMemory,
   renderClickhouseUsers,
   renderMigration,
   renderSchemaScript,
@@ -62,6 +63,9 @@ for (const keeper of topology.keepalived)
   files[`${keeper.alias}.conf`] = renderKeepalived(topology, keeper, "eth0");
 for (const [name, text] of Object.entries(renderClickhouseConfig(topology, first(topology.clickhouse)))) {
   files[`clickhouse-1-${name}`] = text;
+}
+for (const [path, text] of Object.entries(renderClickhouseMemory(config.clickhouse.memoryMb))) {
+  files[`clickhouse-${path.replace("/", "-")}`] = text;
 }
 
 describe("golden files", () => {

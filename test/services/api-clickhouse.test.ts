@@ -389,6 +389,23 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       expect(fewer.json<Page>().events).toHaveLength(20);
     });
 
+    it("an answer that is small in the database and too large as JSON is refused, and one event never is", async () => {
+      const tenant = newTenant();
+      // Six bytes each in JSON; the largest that an event may have.
+      const raw_event = "\u0001".repeat(256 * 1024);
+      for (let id = 0; id < 20; id++)
+        await addEvents(tenant, [{ event_id: `c${id}`, event_timestamp: now - id, raw_event }]);
+      const refused = await get(tenant, "/v1/events?limit=20");
+      expect(refused.statusCode).toBe(422);
+      expect(refused.json()).toMatchObject({
+        error: "too_much",
+        message: expect.stringContaining("limit") as string,
+      });
+      const one = await get(tenant, "/v1/events?limit=1");
+      expect(one.json<Page>().events.map((row) => row["raw_event"])).toEqual([raw_event]);
+      expect((await get(tenant, "/v1/events/c19")).json<Row>()["raw_event"]).toBe(raw_event);
+    });
+
     it("a limit that is reached in the middle of an answer is named all the same", async () => {
       // Several blocks have left by then.
       const long = "SELECT number FROM system.numbers LIMIT 100000000 SETTINGS max_result_rows = 2000000";

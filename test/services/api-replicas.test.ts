@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ClickHouseError } from "@clickhouse/client";
 import { afterEach, describe, expect, it } from "vitest";
 import type { Statement } from "../../services/api/query.ts";
-import { connect, type Replica, Replicas, type Row } from "../../services/api/replicas.ts";
+import { connect, maxAnswerBytes, type Replica, Replicas, type Row } from "../../services/api/replicas.ts";
 
 const never = new AbortController().signal;
 const sql = "SELECT 1" as Statement;
@@ -16,9 +16,14 @@ const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolv
 
 const down: Replica = () => Promise.reject(Object.assign(new Error("refused"), { code: "ECONNREFUSED" }));
 const error =
-  (code: string): Replica =>
+  (code: string, message = "no"): Replica =>
   () =>
-    Promise.reject(new ClickHouseError({ message: "no", code, type: "T" }));
+    Promise.reject(new ClickHouseError({ message, code, type: "T" }));
+/** 18.16's errors reach us as plain text. */
+const old =
+  (code: string, message = "no"): Replica =>
+  () =>
+    Promise.reject(new Error(`Code: ${code}, e.displayText() = DB::Exception: ${message}`));
 const up =
   (name: string): Replica =>
   (statement) =>
@@ -40,20 +45,79 @@ describe("replicas", () => {
     expect(asked).toBe(1);
   });
 
-  it("fail over when a replica has no table yet, but not on an error of the query", async () => {
-    expect(await ask(new Replicas([error("60"), up("b")]))).toEqual([{ name: "b" }]);
-    await expect(ask(new Replicas([error("62"), up("b")]))).rejects.toThrow(ClickHouseError);
-    await expect(ask(new Replicas([error("159"), up("b")]))).rejects.toMatchObject({
-      status: 422,
-      message: expect.stringContaining("narrow") as string,
+  it.each(["60", "33", "76", "115", "193", "243", "1000", "4711"])(
+    "fail over on error %s, which may be one replica's own",
+    async (code) => {
+      expect(await ask(new Replicas([error(code), up("b")]))).toEqual([{ name: "b" }]);
+      expect(await ask(new Replicas([old(code), up("b")]))).toEqual([{ name: "b" }]);
+    },
+  );
+
+  it.each(["42", "43", "46", "47", "53", "62", "215", "386"])(
+    "don't fail over on error %s: the statement is wrong everywhere",
+    async (code) => {
+      await expect(ask(new Replicas([error(code), up("b")]))).rejects.toThrow(ClickHouseError);
+      await expect(ask(new Replicas([old(code), up("b")]))).rejects.toThrow(`Code: ${code}`);
+    },
+  );
+
+  it.each([
+    ["158", "narrow"],
+    ["159", "narrow"],
+    ["160", "narrow"],
+    ["396", "limit"],
+  ])("don't fail over on error %s: a limit, and what helps is said", async (code, hint) => {
+    for (const replica of [error(code), old(code)]) {
+      await expect(ask(new Replicas([replica, up("b")]))).rejects.toMatchObject({
+        status: 422,
+        code: "too_much",
+        message: expect.stringContaining(hint) as string,
+      });
+    }
+  });
+
+  it.each(["Memory limit (for query) exceeded: would use", "Query memory limit exceeded: would use", "no"])(
+    "don't fail over when the query itself needs too much memory: %s",
+    async (message) => {
+      for (const replica of [error("241", message), old("241", message)]) {
+        await expect(ask(new Replicas([replica, up("b")]))).rejects.toMatchObject({
+          status: 422,
+          message: expect.stringContaining("narrow") as string,
+        });
+      }
+    },
+  );
+
+  it.each([
+    "Memory limit (for user) exceeded: would use",
+    "Memory limit (total) exceeded: would use",
+    "User memory limit exceeded: would use",
+    "(total) memory limit exceeded: would use",
+  ])("fail over when other queries have taken the memory: %s", async (message) => {
+    for (const replica of [error("241", message), old("241", message)]) {
+      expect(await ask(new Replicas([replica, up("b")]))).toEqual([{ name: "b" }]);
+      await expect(ask(new Replicas([replica, down]))).rejects.toMatchObject({
+        status: 503,
+        code: "busy",
+        headers: { "retry-after": expect.any(String) as string },
+      });
+    }
+  });
+
+  it("say for the log why each could not answer, when none can", async () => {
+    const long: Replica = () =>
+      Promise.reject(new Error(`Code: 76, e.displayText() = no\n${"x".repeat(9999)}`));
+    const failed = await ask(new Replicas([error("243", "no space"), long, down])).catch(
+      (reason: unknown) => reason,
+    );
+    expect(failed).toMatchObject({
+      status: 503,
+      code: "database_unreachable",
+      headers: { "retry-after": expect.any(String) as string },
     });
-    await expect(ask(new Replicas([error("396"), up("b")]))).rejects.toMatchObject({
-      status: 422,
-      message: expect.stringContaining("limit") as string,
-    });
-    // 18.16's errors reach us as plain text.
-    const old: Replica = () => Promise.reject(new Error("Code: 62, e.displayText() = DB::Exception: no"));
-    await expect(ask(new Replicas([old, up("b")]))).rejects.toThrow("Code: 62");
+    const cause = (failed as Error).cause as Error;
+    expect(cause.message).toMatch(/^Code: 243, no space; Code: 76, e\.displayText\(\) = no x+; refused$/);
+    expect(cause.message.length).toBeLessThan(1000);
   });
 
   it("are healthy while one answers, and a ping moves away from a dead one", async () => {
@@ -159,6 +223,55 @@ describe("a replica over HTTP", () => {
   ])("that answers %s is passed over", async (_, listener) => {
     const replicas = new Replicas([await serve(listener), up("b")]);
     expect(await ask(replicas)).toEqual([{ name: "b" }]);
+  });
+
+  it("sends the bound of an answer, and none for memory: the server's own holds", async () => {
+    let asked = new URLSearchParams();
+    const replica = await serve((request, response) => {
+      asked = new URL(request.url!, "http://x").searchParams;
+      request.resume().on("end", () => response.end(text));
+    });
+    await replica(sql, never);
+    expect(asked.get("max_result_bytes")).toBe(String(maxAnswerBytes));
+    expect([...asked.keys()].filter((key) => key.includes("memory"))).toEqual([]);
+  });
+
+  it("with an answer beyond the bound is read no further, and no other replica is asked", async () => {
+    // One byte in the database is six here.
+    const part = JSON.stringify("\0".repeat(64 * 1024));
+    let [sent, closed] = [0, false];
+    const replica = await serve((request, response) => {
+      request.resume();
+      response.on("close", () => (closed = true));
+      response.write('{"data":[{"a":""}');
+      const more = (): void => {
+        while (!closed && sent < 20 * maxAnswerBytes) {
+          sent += part.length;
+          if (!response.write(`,{"a":${part}}`)) return;
+        }
+        if (!closed) response.end("]}");
+      };
+      response.on("drain", more);
+      more();
+    });
+    await expect(ask(new Replicas([replica, up("b")]))).rejects.toMatchObject({
+      status: 422,
+      code: "too_much",
+      message: expect.stringContaining("limit") as string,
+    });
+    await expect.poll(() => closed).toBe(true);
+    expect(sent).toBeLessThan(4 * maxAnswerBytes);
+  });
+
+  it("with an answer just within the bound is read", async () => {
+    const row = { a: "\0é".repeat(Math.floor(maxAnswerBytes / 8) - 10) };
+    const whole = JSON.stringify({ data: [row] });
+    expect(Buffer.byteLength(whole)).toBeGreaterThan(maxAnswerBytes - 100);
+    expect(Buffer.byteLength(whole)).toBeLessThanOrEqual(maxAnswerBytes);
+    const replica = await serve((request, response) => {
+      request.resume().on("end", () => response.end(whole));
+    });
+    expect(await replica(sql, never)).toEqual([row]);
   });
 
   /** Begins an answer, and never comes to its end. */
