@@ -115,12 +115,21 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
     if (options.json !== undefined)
       writeFileSync(options.json, JSON.stringify({ ...about, results }, null, 2));
   };
+  let failure: Error | undefined;
   try {
     await harness.start();
     let well = true;
     for (const [index, scenario] of order.entries()) {
       print(`${index + 1}/${order.length} ${scenario.name}: ${scenario.breaks}`);
-      const result = await harness.run(scenario);
+      let result: Result;
+      try {
+        result = await harness.run(scenario);
+      } catch (error) {
+        // What was measured before it is told all the same; the run has failed.
+        if (results.length === 0) throw error;
+        failure = error as Error;
+        break;
+      }
       results.push(result);
       print(`  ${renderLine(result, about.vrrpLimitMs)}`);
       save();
@@ -132,7 +141,7 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
         break;
       }
     }
-    if (well) {
+    if (well && failure === undefined) {
       print("counting the events of every scenario once more …");
       results = await harness.lookAgain(results);
       save();
@@ -154,6 +163,7 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
           : ["chaos-rounds", `${count} shuffled rounds`];
     await putSection(options.markdown, name, renderMarkdown(title, results, about), beginning);
   }
+  if (failure !== undefined) throw failure;
   process.exitCode = exitCodeOf(results, options.strict);
 }
 

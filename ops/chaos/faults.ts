@@ -128,7 +128,7 @@ export class Faults {
         const containers = await this.#containersOf(fault.victims, parts);
         return this.#while(fault.seconds, {
           start: async () => {
-            await every(containers, (name) => this.#get(name).pause());
+            await every(containers, (name) => freeze(() => this.#get(name).pause()));
             this.#say("paused", containers);
           },
           undo: async () => {
@@ -471,6 +471,19 @@ async function every<T>(things: readonly T[], work: (thing: T) => Promise<unknow
   const failed = ends.flatMap((end) => (end.status === "rejected" ? [end.reason as Error] : []));
   const worst = failed.find((error) => !(error instanceof CannotBreak)) ?? failed[0];
   if (worst !== undefined) throw worst;
+}
+
+/** Pauses; runc gives up on a container whose threads come and go faster than it freezes them, and may be asked again. */
+async function freeze(pause: () => Promise<unknown>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await pause();
+      return;
+    } catch (error) {
+      if (attempt === 5 || !(error as Error).message.includes("unable to freeze")) throw error;
+      await sleep(300);
+    }
+  }
 }
 
 /** Waits for its end, whatever that is. @returns whether it came in time */
