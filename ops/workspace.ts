@@ -281,7 +281,8 @@ let runs = 0;
 /**
  * The program as it stands in index.ts. Modules are run once; a second run of nothing would delete everything.
  * While it runs a stack trace has one line, the place of the error, or as many as --stack-trace-limit in NODE_OPTIONS
- * says: Pulumi's SDK takes one for each of some eight thousand promises, and whole ones took a fifth of a preview.
+ * says: Pulumi's SDK takes one for each of thousands of promises. What whole ones cost:
+ * NODE_OPTIONS=--stack-trace-limit=10 npm run bench -- idle.
  */
 async function index(): Promise<Record<string, unknown>> {
   const { href } = pathToFileURL(join(root, "index.ts"));

@@ -37,6 +37,8 @@ function shareOf(entry: "api" | "ingest" | "syslog"): string {
     tcp-request connection reject if { sc0_conn_cur gt ${connections.fromOne} }`;
 }
 
+/** Seconds that a service has for its answer, and a client for its part. */
+const answerSeconds = 50;
 /** Seconds after which a client may ask again that got an answer from HAProxy itself: the services' own for a 503. */
 const retryAfter = 2;
 const mayBeTaken =
@@ -51,12 +53,12 @@ export const ownAnswers = {
   api: {
     502: ["replica_lost", "the replica ended before it had answered; ask again"],
     503: ["no_replica", "no replica of the API can answer now; ask again"],
-    504: ["replica_silent", "the replica did not answer within 50 s; ask again, for less"],
+    504: ["replica_silent", `the replica did not answer within ${answerSeconds} s; ask again, for less`],
   },
   ingest: {
     502: ["replica_lost", `the ingestor ended before it had answered: ${mayBeTaken}`],
     503: ["no_replica", "no ingestor can take events now; send all of them again"],
-    504: ["replica_silent", `the ingestor did not answer within 50 s: ${mayBeTaken}`],
+    504: ["replica_silent", `the ingestor did not answer within ${answerSeconds} s: ${mayBeTaken}`],
   },
 } as const satisfies Record<string, Record<number, readonly [code: string, message: string]>>;
 
@@ -133,8 +135,8 @@ defaults
     option idle-close-on-response
     retries 3
     timeout connect 2s
-    timeout client 50s
-    timeout server 50s
+    timeout client ${answerSeconds}s
+    timeout server ${answerSeconds}s
     timeout http-request 10s
     timeout http-keep-alive 10s
     timeout queue 10s

@@ -2,6 +2,7 @@
 
 import { vrrpLimitMs } from "../../components/render/keepalived.ts";
 import { type Role, type Topology, zones } from "../../components/topology.ts";
+import { longestLeaseMs } from "../../services/witness/lease.ts";
 
 /** A part that is known only when the scenario begins. */
 export type Part =
@@ -101,8 +102,6 @@ const proxyLimitMs = 100;
 const nodeFactor = 1.15;
 /** Where both load balancers claim the address, the witness decides within that. */
 const decisionMs = 1_000;
-/** A holder that reaches neither the witness nor the other one has let go before its lease ends (decision 6). */
-const leaseMs = 1_500;
 /** Longer than the sessions in ZooKeeper last, so that others take over. */
 const longSeconds = 8;
 const shortSeconds = 4;
@@ -398,8 +397,9 @@ export function scenariosOf(topology: Topology): Scenario[] {
       from: [node("lb", "backup"), node("lb", zones)],
       promise: {
         limit: "outage",
-        ms: leaseMs,
-        what: `a holder has let go before its lease of ${leaseMs} ms ends`,
+        // A holder that reaches neither the witness nor the other one has let go before its lease ends (decision 6).
+        ms: longestLeaseMs,
+        what: `a holder has let go before its lease of ${longestLeaseMs} ms ends`,
       },
     },
   ];
