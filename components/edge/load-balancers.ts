@@ -70,6 +70,11 @@ fi
 `;
 }
 
+/** Shell: HAProxy has its files; one without ends at once, and is started again. */
+function hasFiles(replica: Replica): string {
+  return `${dockerOn(replica.node)} exec ${replica.name} test -e ${live} 2>/dev/null`;
+}
+
 /** Shell: HAProxy on this node answers its local health check. */
 export function haproxyAnswers(replica: Replica): string {
   return `${dockerOn(replica.node)} exec ${replica.node.name} timeout 3 wget -q -O - http://127.0.0.1:${ports.haproxyHealth.number}/`;
@@ -104,17 +109,20 @@ export class LoadBalancers extends pulumi.ComponentResource {
         { host, volumeName: `${replica.name}-pair`, keep: false },
         { parent: this },
       );
+      const writer = {
+        shell: pulumi
+          .all([store.name, pair.name])
+          .apply(([config, shared]) => renderConfigWriter(replica, { config, pair: shared }, host.stack)),
+        environment: { HAPROXY_CFG: renderHaproxy(topology) },
+        stdin: args.statsPassword.apply(renderStatsUsers),
+      };
       const written = script(
         `${replica.alias}-config`,
         {
           nodes,
           uses: [replica.node],
-          shell: pulumi
-            .all([store.name, pair.name])
-            .apply(([config, shared]) => renderConfigWriter(replica, { config, pair: shared }, host.stack)),
-          environment: { HAPROXY_CFG: renderHaproxy(topology) },
-          stdin: args.statsPassword.apply(renderStatsUsers),
-          // A new, empty volume and a new image must get the files too.
+          ...writer,
+          // A new image must check the files too.
           triggers: [store.id, pair.id, host.image("haproxy")],
         },
         { parent: this, dependsOn: [...before] },
@@ -182,6 +190,11 @@ export class LoadBalancers extends pulumi.ComponentResource {
             probe: haproxyAnswers(replica),
             what: `${replica.name} to answer`,
             containers: [haproxy, keepalived],
+            // A volume that was lost and made anew has the same id as before, and is empty.
+            first: {
+              ...writer,
+              shell: pulumi.interpolate`if ! ${hasFiles(replica)}; then\n${writer.shell}fi`,
+            },
           },
           { parent: this },
         ),

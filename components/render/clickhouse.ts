@@ -11,7 +11,8 @@ const header =
   "<!-- Rendered from components/render/clickhouse.ts; changes here are lost at the next up. -->";
 
 /** Where replicas keep their metadata in ZooKeeper. */
-const tablePath = (table: string) => `/clickhouse/tables/{shard}/${table}`;
+const pathOf = (shard: string) => `/clickhouse/tables/${shard}`;
+export const tablesPath = pathOf(names.clickhouseShard);
 
 /** config.d of one replica, without secrets: file name → text. */
 export function renderClickhouseConfig(topology: Topology, self: Replica): Record<string, string> {
@@ -205,6 +206,7 @@ function columnNames(columns: string): string {
 interface Feed extends Reader {
   readonly table: string;
   readonly columns: string;
+  /** Its name in ZooKeeper. */
   readonly path: string;
   readonly key: string;
   /** Of the topic's rows, only those with this flag, a UInt8 that the table does not keep. @default every row */
@@ -212,7 +214,8 @@ interface Feed extends Reader {
 }
 
 /**
- * What ClickHouse reads from Kafka, and the tables it ends in. Each has a queue and a consumer group of its own: of two
+ * What ClickHouse reads from Kafka, and the tables it ends in. Queues and their views hold nothing: what has been read is
+ * known to Kafka, by the group. Each has a queue and a consumer group of its own: of two
  * views on one queue a starting server may know one before the other, and what it reads then is lost to the other.
  * Fields of a row that a queue has no column for are skipped, and missing ones are 0.
  */
@@ -221,21 +224,21 @@ const feeds: readonly Feed[] = [
     table: names.eventsTable,
     ...readers.events,
     columns: eventColumns,
-    path: tablePath("events"),
+    path: "events",
     key: "tenant_id, event_timestamp, event_id",
   },
   {
     table: names.alertsTable,
     ...readers.alerts,
     columns: alertColumns,
-    path: tablePath("alerts"),
+    path: "alerts",
     key: "tenant_id, event_timestamp, alert_id",
   },
   {
     table: names.undatedTable,
     ...readers.undated,
     columns: undatedColumns,
-    path: tablePath("undated"),
+    path: "undated",
     key: "tenant_id, event_id, event_timestamp",
     flag: "is_undated",
   },
@@ -251,39 +254,113 @@ export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
  */
 const blockRows = { current: 65536, old: 100 } as const;
 
+/** What makes a feed's queue, and the view that takes rows from there to the table, as templates: see {@link intakeOf}. */
+function intakeTemplate(topology: Topology, feed: Feed, rows: string): { queue: string; view: string } {
+  const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
+  return {
+    queue: `(
+  ${feed.columns}${feed.flag === undefined ? "" : `,\n  ${feed.flag} UInt8`}
+) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
+  kafka_group_name = 'GROUP', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
+  kafka_max_block_size = ${rows}`,
+    view: `TO ${names.database}.${feed.table} AS
+SELECT ${columnNames(feed.columns)} FROM QUEUE${feed.flag === undefined ? "" : ` WHERE ${feed.flag} = 1`}`,
+  };
+}
+
+/** A queue and its view, by their names in the database, and the statements that make them if they are not there. */
+interface Intake {
+  readonly queue: string;
+  readonly view: string;
+  readonly statements: readonly [queue: string, view: string];
+}
+
 /**
- * The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. Queues and their views
- * hold nothing and are made anew: what has been read is known to Kafka, by the group.
+ * @param suffix of both names
+ * @param group the consumer group that reads
+ * @param on behind each name: `ON CLUSTER …`, or nothing for one server
+ */
+function intakeOf(
+  topology: Topology,
+  feed: Feed,
+  { suffix, group, on, rows }: { suffix: string; group: string; on: string; rows: string },
+): Intake {
+  const template = intakeTemplate(topology, feed, rows);
+  const stem = feed.table.replace("_replicated", "");
+  const [queue, view] = [`${stem}_queue_${suffix}`, `${stem}_consumer_${suffix}`];
+  const inDatabase = (name: string): string => `${names.database}.${name}`;
+  return {
+    queue,
+    view,
+    statements: [
+      `CREATE TABLE IF NOT EXISTS ${inDatabase(queue)}${on} ${template.queue.replace("GROUP", group)}`,
+      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${inDatabase(view)}${on} ${template.view.replace("QUEUE", inDatabase(queue))}`,
+    ],
+  };
+}
+
+/**
+ * The intakes of the feeds, named by what they are: one that is as it should be is left alone. A queue that goes while
+ * its group is just being divided anew can abort 18.16 (librdkafka's "assert: !rkcg->rkcg_subscription").
+ */
+function currentIntakes(topology: Topology, rows: string): Intake[] {
+  return feeds.map((feed) => {
+    const { queue, view } = intakeTemplate(topology, feed, "");
+    const version = createHash("sha256")
+      .update([feed.group, queue, view].join("\n"))
+      .digest("hex")
+      .slice(0, 8);
+    const on = ` ON CLUSTER ${names.clickhouseCluster}`;
+    return intakeOf(topology, feed, { suffix: `${version}_${rows}`, group: feed.group, on, rows });
+  });
+}
+
+/**
+ * The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret.
  * @param rows the most rows that are read from Kafka before they are stored, a number or a shell variable
  */
 export function renderSchema(topology: Topology, rows = String(blockRows.current)): string {
   const on = `ON CLUSTER ${names.clickhouseCluster}`;
-  const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
-  const statements = [`CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`];
-  for (const feed of feeds) {
-    const table = `${names.database}.${feed.table}`;
-    const queue = `${names.database}.${feed.table.replace("_replicated", "_queue")}`;
-    const view = `${names.database}.${feed.table.replace("_replicated", "_consumer")}`;
-    statements.push(
-      `CREATE TABLE IF NOT EXISTS ${table} ${on} (
+  return joined([
+    `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
+    ...feeds.map(
+      (feed) => `CREATE TABLE IF NOT EXISTS ${names.database}.${feed.table} ${on} (
   ${feed.columns}
-) ENGINE = ReplicatedReplacingMergeTree('${feed.path}', '{replica}')
+) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
-      // The queue first: what it reads while the view goes would be committed, and stored nowhere.
-      `DROP TABLE IF EXISTS ${queue} ${on}`,
-      `DROP TABLE IF EXISTS ${view} ${on}`,
-      `CREATE TABLE IF NOT EXISTS ${queue} ${on} (
-  ${feed.columns}${feed.flag === undefined ? "" : `,\n  ${feed.flag} UInt8`}
-) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
-  kafka_group_name = '${feed.group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = ${rows}`,
-      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${view} ${on} TO ${table} AS
-SELECT ${columnNames(feed.columns)} FROM ${queue}${feed.flag === undefined ? "" : ` WHERE ${feed.flag} = 1`}`,
-    );
-  }
-  return joined(statements);
+    ),
+    ...currentIntakes(topology, rows).flatMap(({ statements }) => statements),
+  ]);
 }
+
+/** What bringing a lost replica back needs to know of each stored table. */
+export interface LostFeed extends Reader {
+  readonly table: string;
+  /** Where ZooKeeper knows it. */
+  readonly path: string;
+  /** What reads its rows from Kafka once more, on one server, in a group of its own. */
+  readonly again: Intake;
+}
+
+/** @param rows as for {@link renderSchema} */
+export function lostFeeds(topology: Topology, rows: string): LostFeed[] {
+  return feeds.map((feed) => {
+    const group = `${feed.group}-recovery`;
+    return {
+      table: feed.table,
+      path: `${tablesPath}/${feed.path}`,
+      topic: feed.topic,
+      group,
+      again: intakeOf(topology, feed, { suffix: "recovery", group, on: "", rows }),
+    };
+  });
+}
+
+/** Shell: sets `rows`, from what the server is, by `ask`, which runs a statement. */
+export const askRows = `current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
+if [ "$current" = 1 ]; then rows=${blockRows.current}; else rows=${blockRows.old}; fi
+`;
 
 /**
  * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
@@ -327,10 +404,23 @@ function joined(statements: readonly string[]): string {
  */
 export function renderSchemaScript(topology: Topology): string {
   const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${storedTables.map((table) => `'${table}'`).join(", ")})`;
+  const intakes = currentIntakes(topology, "$rows");
+  const others = (kind: "queue" | "consumer", kept: readonly string[]): string =>
+    `SELECT name FROM system.tables WHERE database = '${names.database}' AND (${feeds.map(({ table }) => `name LIKE '${table.replace("_replicated", "")}_${kind}%'`).join(" OR ")}) AND name NOT IN (${kept.map((name) => `'${name}'`).join(", ")})`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
-if [ "$current" = 1 ]; then rows=${blockRows.current}; else rows=${blockRows.old}; fi
+${askRows}# Those of other releases. The queues first: what one reads while its view goes would be committed, and stored nowhere.
+queues=$(ask "${others(
+    "queue",
+    intakes.map(({ queue }) => queue),
+  )}")
+views=$(ask "${others(
+    "consumer",
+    intakes.map(({ view }) => view),
+  )}")
+for name in $queues $views; do
+  ask "DROP TABLE IF EXISTS ${names.database}.$name ON CLUSTER ${names.clickhouseCluster}"
+done
 clickhouse-client --multiquery <<SQL
 ${renderSchema(topology, "$rows")}SQL
 plain=$(ask "${plain}")

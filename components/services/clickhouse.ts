@@ -18,6 +18,7 @@ import {
   renderSchemaScript,
 } from "../render/clickhouse.ts";
 import { clickhouseEntry, renderClickhouseEntry } from "../render/clickhouse-entry.ts";
+import { renderRecovery } from "../render/clickhouse-recovery.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { gate, onceOn } from "./gate.ts";
 import { retention } from "./retention.ts";
@@ -122,6 +123,17 @@ export class ClickHouse extends pulumi.ComponentResource {
       { parent: this },
     );
     const uses = topology.clickhouse.map((replica) => replica.node);
+    const made = containers.map((container) => container.id);
+    const recovery = script(
+      `${name}-recovery`,
+      {
+        nodes,
+        uses: [...uses, ...topology.kafka.map((broker) => broker.node)],
+        shell: renderRecovery(topology),
+        triggers: made,
+      },
+      { parent: this, dependsOn: [formed, args.feed] },
+    );
     const schema = script(
       `${name}-schema`,
       {
@@ -132,8 +144,10 @@ echo "no ClickHouse replica is running" >&2
 exit 1
 `,
         stdin: renderSchemaScript(topology),
+        // A replica whose data is gone has no tables, and recovery leaves the feed to this.
+        triggers: made,
       },
-      { parent: this, dependsOn: [formed, args.feed] },
+      { parent: this, dependsOn: [recovery] },
     );
     retention(
       { topology, nodes, days: args.config.retentionDays, password, after: schema },

@@ -2,9 +2,9 @@
 
 import type * as command from "@pulumi/command";
 import type * as docker from "@pulumi/docker";
-import type * as pulumi from "@pulumi/pulumi";
+import * as pulumi from "@pulumi/pulumi";
 import { dockerOn, type Nodes } from "../host/host.ts";
-import { script } from "../host/script.ts";
+import { script, type ScriptArgs } from "../host/script.ts";
 import { type Node, type Replica } from "../topology.ts";
 
 export interface GateArgs {
@@ -21,6 +21,8 @@ export interface GateArgs {
   readonly next?: Replica;
   /** How long to wait, seconds. @default 180 */
   readonly seconds?: number;
+  /** What is done before the wait begins. @default nothing */
+  readonly first?: Pick<ScriptArgs, "shell" | "stdin" | "environment">;
 }
 
 /** The shell of a gate: pure, so that it can be tested without Docker. */
@@ -53,7 +55,11 @@ export function gate(
     {
       nodes: args.nodes,
       uses: args.next === undefined ? args.asks : [...args.asks, args.next.node],
-      shell: renderGate(args),
+      ...args.first,
+      shell:
+        args.first === undefined
+          ? renderGate(args)
+          : pulumi.interpolate`${args.first.shell}\n${renderGate(args)}`,
       triggers: args.containers.map((container) => container.id),
     },
     opts,

@@ -123,6 +123,8 @@ echo "no Kafka broker is running" >&2
 exit 1
 `,
         stdin: renderTopics(config),
+        // Brokers whose data is gone have no topics.
+        triggers: containers.map((container) => container.id),
       },
       { parent: this, dependsOn: [formed] },
     );

@@ -2,6 +2,12 @@ set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
 current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
 if [ "$current" = 1 ]; then rows=65536; else rows=100; fi
+# Those of other releases. The queues first: what one reads while its view goes would be committed, and stored nowhere.
+queues=$(ask "SELECT name FROM system.tables WHERE database = 'dev' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_332e4e3d_$rows', 'alerts_queue_26d18523_$rows', 'undated_queue_a8dd6e82_$rows')")
+views=$(ask "SELECT name FROM system.tables WHERE database = 'dev' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_332e4e3d_$rows', 'alerts_consumer_26d18523_$rows', 'undated_consumer_a8dd6e82_$rows')")
+for name in $queues $views; do
+  ask "DROP TABLE IF EXISTS dev.$name ON CLUSTER siem_cluster"
+done
 clickhouse-client --multiquery <<SQL
 CREATE DATABASE IF NOT EXISTS dev ON CLUSTER siem_cluster;
 
@@ -20,11 +26,28 @@ CREATE TABLE IF NOT EXISTS dev.events_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, event_id);
 
-DROP TABLE IF EXISTS dev.events_queue ON CLUSTER siem_cluster;
+CREATE TABLE IF NOT EXISTS dev.alerts_replicated ON CLUSTER siem_cluster (
+  alert_id String,
+  tenant_id String,
+  event_id String,
+  event_timestamp UInt32,
+  source_ip String,
+  rule String,
+  severity String,
+  summary String
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/alerts', '{replica}')
+PARTITION BY toYYYYMM(toDateTime(event_timestamp))
+ORDER BY (tenant_id, event_timestamp, alert_id);
 
-DROP TABLE IF EXISTS dev.events_consumer ON CLUSTER siem_cluster;
+CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
+  tenant_id String,
+  event_id String,
+  event_timestamp UInt32
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/undated', '{replica}')
+PARTITION BY toYYYYMM(toDateTime(event_timestamp))
+ORDER BY (tenant_id, event_id, event_timestamp);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_332e4e3d_$rows ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -39,27 +62,10 @@ CREATE TABLE IF NOT EXISTS dev.events_queue ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer ON CLUSTER siem_cluster TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_332e4e3d_$rows ON CLUSTER siem_cluster TO dev.events_replicated AS
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_332e4e3d_$rows;
 
-CREATE TABLE IF NOT EXISTS dev.alerts_replicated ON CLUSTER siem_cluster (
-  alert_id String,
-  tenant_id String,
-  event_id String,
-  event_timestamp UInt32,
-  source_ip String,
-  rule String,
-  severity String,
-  summary String
-) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/alerts', '{replica}')
-PARTITION BY toYYYYMM(toDateTime(event_timestamp))
-ORDER BY (tenant_id, event_timestamp, alert_id);
-
-DROP TABLE IF EXISTS dev.alerts_queue ON CLUSTER siem_cluster;
-
-DROP TABLE IF EXISTS dev.alerts_consumer ON CLUSTER siem_cluster;
-
-CREATE TABLE IF NOT EXISTS dev.alerts_queue ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_26d18523_$rows ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -72,22 +78,10 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer ON CLUSTER siem_cluster TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_26d18523_$rows ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_26d18523_$rows;
 
-CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
-  tenant_id String,
-  event_id String,
-  event_timestamp UInt32
-) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/undated', '{replica}')
-PARTITION BY toYYYYMM(toDateTime(event_timestamp))
-ORDER BY (tenant_id, event_id, event_timestamp);
-
-DROP TABLE IF EXISTS dev.undated_queue ON CLUSTER siem_cluster;
-
-DROP TABLE IF EXISTS dev.undated_consumer ON CLUSTER siem_cluster;
-
-CREATE TABLE IF NOT EXISTS dev.undated_queue ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.undated_queue_a8dd6e82_$rows ON CLUSTER siem_cluster (
   tenant_id String,
   event_id String,
   event_timestamp UInt32,
@@ -96,8 +90,8 @@ CREATE TABLE IF NOT EXISTS dev.undated_queue ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-undated', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer ON CLUSTER siem_cluster TO dev.undated_replicated AS
-SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue WHERE is_undated = 1;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_a8dd6e82_$rows ON CLUSTER siem_cluster TO dev.undated_replicated AS
+SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_a8dd6e82_$rows WHERE is_undated = 1;
 SQL
 plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND engine = 'ReplicatedMergeTree' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated')")
 if [ "$plain" != 0 ]; then

@@ -16,6 +16,7 @@ import { renderClickhouseEntry } from "../../components/render/clickhouse-entry.
 import { renderHaproxy, renderStatsUsers } from "../../components/render/haproxy.ts";
 import { renderKafka, renderTopics, renderTopicsCheck } from "../../components/render/kafka.ts";
 import { renderKeepalived } from "../../components/render/keepalived.ts";
+import { renderRecovery } from "../../components/render/clickhouse-recovery.ts";
 import { renderRetention } from "../../components/render/retention.ts";
 import { renderPairEntry } from "../../components/render/pair-entry.ts";
 import { renderZookeeper } from "../../components/render/zookeeper.ts";
@@ -55,6 +56,7 @@ const files: Record<string, string> = {
   "clickhouse-users.xml": renderClickhouseUsers("PASSWORD"),
   "clickhouse-client.xml": renderClickhouseClient("PASSWORD"),
   "clickhouse-schema.sh": renderSchemaScript(topology),
+  "clickhouse-recovery.sh": renderRecovery(topology),
   "clickhouse-retention.sh": renderRetention(config.clickhouse.retentionDays),
   "clickhouse-migration.sh": renderMigration(topology),
   "gate.sh": renderGate({ probe: "true", what: "kafka-1 to be in sync", next: topology.kafka[1] }),
