@@ -5,7 +5,7 @@ import { type AwsConfig } from "./config.ts";
 import { type Problem } from "./config-problems.ts";
 import { addressProblems, isPublicRange, networkOf } from "./network/addresses.ts";
 import { ruleProblems } from "./network/rules.ts";
-import { besideHeapMb } from "./services/memory.ts";
+import { besideHeapMb, type Sizes } from "./services/memory.ts";
 import { names, plan } from "./topology.ts";
 
 /** Ranges wider than this count as "everybody", however they are split. */
@@ -181,14 +181,7 @@ function prodProblems({ tier, backup, alarmEmail }: AwsConfig): Problem[] {
 const besideContainersMb = 1024;
 
 /** Machines whose containers may take more memory than there is. */
-export function memoryProblems(
-  aws: AwsConfig,
-  services: {
-    readonly kafka: { readonly heapMb: number };
-    readonly zookeeper: { readonly heapMb: number };
-    readonly clickhouse: { readonly memoryMb: number };
-  },
-): Problem[] {
+export function memoryProblems(aws: AwsConfig, services: Sizes): Problem[] {
   const asked = [
     {
       role: "stream",

@@ -15,6 +15,7 @@ import {
 } from "./config-problems.ts";
 import { type OwnImage } from "./images.ts";
 import { planAddresses } from "./network/addresses.ts";
+import { leastMb } from "./services/memory.ts";
 import { plan, tenantPattern, type Topology, zones } from "./topology.ts";
 
 /** The project's name in Pulumi.yaml, with which its keys begin. */
@@ -78,7 +79,7 @@ const kafkaSchema = z.strictObject({
    * @default enough for a trial
    * @change brokers are replaced one at a time
    */
-  heapMb: heap(256).default(256),
+  heapMb: heap(leastMb["kafka.heapMb"]).default(256),
   /**
    * Copies of each partition; there are three brokers.
    * @default every broker has every partition
@@ -124,7 +125,7 @@ const zookeeperSchema = z.strictObject({
    * @default enough for a trial
    * @change replicas are replaced one at a time
    */
-  heapMb: heap(64).default(128),
+  heapMb: heap(leastMb["zookeeper.heapMb"]).default(128),
 });
 
 const clickhouseSchema = z.strictObject({
@@ -133,7 +134,7 @@ const clickhouseSchema = z.strictObject({
    * @default enough for a trial
    * @change replicas are replaced one at a time
    */
-  memoryMb: z.int().min(1024).max(1048576).default(2048),
+  memoryMb: z.int().min(leastMb["clickhouse.memoryMb"]).max(1048576).default(2048),
   /**
    * How long events and alerts are kept, days by their own time.
    * @default a year

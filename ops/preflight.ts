@@ -1,11 +1,13 @@
-// What could stop a local deploy half-way, looked at before anything is touched: names, ports, addresses, disk space.
+// What could stop a local deploy half-way, looked at before anything is touched: names, ports, addresses, memory, disk
+// space.
 
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { connect as dial, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import type Docker from "dockerode";
-import { type SiemConfig } from "../components/config.ts";
+import { project, type SiemConfig } from "../components/config.ts";
+import { leastMb, type MemoryLimit } from "../components/services/memory.ts";
 import { names, type Topology } from "../components/topology.ts";
 import { type recorded } from "./workspace.ts";
 
@@ -354,6 +356,73 @@ function holds(pid: string, sockets: ReadonlySet<string>): boolean {
 
 const gib = 1024 ** 3;
 const mib = 1024 ** 2;
+
+/** How much memory the daemon's machine has, bytes; 0 where Docker can't tell. */
+export async function machineMemory(docker: Docker): Promise<number> {
+  const { MemTotal } = (await docker.info()) as { MemTotal?: number };
+  return MemTotal ?? 0;
+}
+
+/** How much memory the stack's containers may take as they are, bytes. */
+export async function grantedMemory(docker: Docker, daemon: Daemon, label: string): Promise<number> {
+  const own = daemon.containers.filter(({ labels }) => labels[names.label] === label);
+  const granted = await Promise.all(
+    own.map(async ({ name }) => {
+      try {
+        return (await docker.getContainer(name).inspect()).HostConfig.Memory ?? 0;
+      } catch (error) {
+        // Gone since the survey.
+        if ((error as { statusCode?: number }).statusCode === 404) return 0;
+        throw error;
+      }
+    }),
+  );
+  return granted.reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/**
+ * Containers that may take more memory than their machine has: the kernel would end them, or others first. All together
+ * may be allowed more than there is, because few take what they may; that is only warned of, and where it is new.
+ * @param machine bytes of memory of the daemon's machine; 0 if Docker can't tell
+ * @param granted resolves to the bytes that the stack's containers may take as they are; asked only where it matters
+ */
+export async function excessMemory(
+  limits: readonly MemoryLimit[],
+  machine: number,
+  granted: () => Promise<number>,
+): Promise<{ readonly problem?: string; readonly warning?: string }> {
+  if (machine === 0) return {};
+  // The replicas of a service are alike: the first stands for them.
+  const sized = limits.flatMap(({ container, sizing }, index) =>
+    sizing === undefined || limits.slice(0, index).some((other) => other.sizing?.key === sizing.key)
+      ? []
+      : [{ container, ...sizing }],
+  );
+  const room = Math.floor(machine / mib);
+  const problems = sized
+    .filter(({ given, beside }) => given + beside > room)
+    .map(({ key, given, beside, container }) => {
+      const takes =
+        beside === 0
+          ? `so ${container} may take as many MB`
+          : `so ${container} may take ${given + beside} MB (${beside} beside the heap)`;
+      const most = room - beside;
+      const remedy =
+        most < leastMb[key]
+          ? `Even the least allowed, ${leastMb[key]}, is too much for it: use a machine with more memory`
+          : `Allowed on it are ${leastMb[key]} to ${most}: lower it, or use a machine with more memory`;
+      return `${project}:${key} is ${given}, ${takes}, but the machine that Docker runs on has ${room} MB of memory. ${remedy}`;
+    });
+  if (problems.length > 0) return { problem: problems.join("\n") };
+  const all = limits.reduce((sum, { megabytes }) => sum + megabytes, 0) * mib;
+  if (all <= machine || all <= (await granted())) return {};
+  const lower = sized
+    .filter(({ key, given }) => given > leastMb[key])
+    .map(({ key, given }) => `${project}:${key} (now ${given})`);
+  return {
+    warning: `the stack's containers may take ${readable(all)} of memory together, and the machine that Docker runs on has ${readable(machine)}. Few take what they may; if they do, the kernel ends some. To avoid that, ${[...lower.map((key) => `lower ${key}`), "use a machine with more memory"].join(", or ")}`,
+  };
+}
 
 /** A place on a disk and what the stack needs there. */
 export interface Need {

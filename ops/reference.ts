@@ -138,6 +138,7 @@ const between = `## Rules between keys
 - \`aws.admin.clients\` holds no public range wider than /8. A bastion needs at least one range.
 - The instance types have the processors that \`aws.architecture\` names. The containers of a machine fit into its memory:
   \`kafka.heapMb\` and \`zookeeper.heapMb\` into \`stream\`, \`clickhouse.memoryMb\` into \`store\`.
+- On one Docker daemon none of these makes a container larger than the daemon's machine; \`npm run up\` looks at that.
 - The tier \`prod\` needs \`aws.backup\` and \`aws.alarmEmail\`.`;
 
 function secrets(): string {

@@ -4,6 +4,7 @@ import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
 import { labelOf, replacementsOf, type SiemConfig, topologyOf } from "../components/config.ts";
 import { statsUser } from "../components/render/haproxy.ts";
+import { memoryLimits } from "../components/services/memory.ts";
 import { type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
@@ -13,6 +14,9 @@ import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
 import { finishLeftovers, removeLeftovers } from "./leftovers.ts";
 import {
+  excessMemory,
+  grantedMemory,
+  machineMemory,
   needs,
   partOfData,
   routesHere,
@@ -66,16 +70,21 @@ async function stage<T>(name: string, run: () => Promise<T>): Promise<T> {
 /** Refuses, before anything is touched, what would stop the deploy half-way. */
 async function preflight(topology: Topology, config: SiemConfig, label: string): Promise<void> {
   const { dockerHost } = config.local;
-  const daemon = await survey(connect(dockerHost));
+  const docker = connect(dockerHost);
+  const daemon = await survey(docker);
   const range = takenRange(daemon, routesHere(), topology, label);
+  const memory = await excessMemory(memoryLimits(topology, config), await machineMemory(docker), () =>
+    grantedMemory(docker, daemon, label),
+  );
   const problems = [
     takenNames(daemon, topology, label),
     range.problem,
     await takenPort(daemon, topology, config),
+    memory.problem,
     await shortage(needs(stateDirectory, await dockerRoot(dockerHost), await missingImages(config))),
   ].filter((problem) => problem !== undefined);
   if (problems.length > 0) throw new Error(`${problems.join("\n")}\nNothing was touched.`);
-  if (range.warning !== undefined) print(`  warning: ${range.warning}`);
+  for (const { warning } of [range, memory]) if (warning !== undefined) print(`  warning: ${warning}`);
 }
 
 /** The same, where it takes the stack's state to tell. */

@@ -1,6 +1,8 @@
 // The whole program under mocks: exact counts, unique names, and the inputs that matter.
 
 import { beforeAll, describe, expect, it } from "vitest";
+import { parseConfig } from "../components/config.ts";
+import { memoryLimits } from "../components/services/memory.ts";
 import { plan } from "../components/topology.ts";
 import { namesOf } from "../ops/preflight.ts";
 import { addressLabel } from "../services/supervisor/labels.ts";
@@ -51,6 +53,14 @@ describe("the local stack", () => {
     );
     expect([...volumes].sort()).toEqual(named("docker:index/volume:Volume").sort());
     expect([network]).toEqual(named("docker:index/network:Network"));
+  });
+
+  it("has no memory limit that `up` doesn't look at beforehand", () => {
+    const looked = memoryLimits(plan(), parseConfig({ target: "local" }));
+    const set = containers().map(({ inputs }) => [inputs["name"], inputs["memory"], inputs["memorySwap"]]);
+    expect(looked.map(({ container, megabytes }) => [container, megabytes, megabytes]).sort()).toEqual(
+      set.sort(),
+    );
   });
 
   it("gives every resource a URN of its own", () => {

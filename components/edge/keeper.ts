@@ -3,6 +3,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import { ports } from "../ports.ts";
 import { type KeeperCloud, keeperFiles, renderKeeperSettings } from "../render/keepalived.ts";
+import { limitMb } from "../services/memory.ts";
 import { type Node, type Topology } from "../topology.ts";
 import { witnessUrl } from "./witness.ts";
 
@@ -42,7 +43,6 @@ export function keeperOf({ topology, node, token, cloud }: KeeperArgs): Keeper {
           : cloud.apply((known) => renderKeeperSettings({ ...common, cloud: known })),
       [keeperFiles.token]: pulumi.secret(token),
     },
-    // In a cloud there are as many calls at once as there are route tables.
-    memoryMb: cloud === undefined ? 96 : 128,
+    memoryMb: cloud === undefined ? limitMb.keepalived : limitMb.keepalivedInCloud,
   };
 }

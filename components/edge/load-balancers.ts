@@ -19,6 +19,7 @@ import {
 import { names, type Node, type Replica, type Topology } from "../topology.ts";
 import { keeperOf } from "./keeper.ts";
 import { gate } from "../services/gate.ts";
+import { limitMb } from "../services/memory.ts";
 import { addressLabel } from "../../services/supervisor/labels.ts";
 
 export interface LoadBalancersArgs {
@@ -141,7 +142,7 @@ export class LoadBalancers extends pulumi.ComponentResource {
             { volume: pair, path: pairDirectory },
           ],
           tmpfs: { "/var/run/haproxy": `rw,mode=0770,uid=${haproxyId},gid=${haproxyId}` },
-          memoryMb: 256,
+          memoryMb: limitMb.haproxy,
           liveness: ["bash", "-c", `</dev/tcp/127.0.0.1/${ports.haproxyHealth.number}`],
           graceSeconds: 30,
         },

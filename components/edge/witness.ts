@@ -6,6 +6,7 @@ import { guest } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { gate } from "../services/gate.ts";
+import { limitMb } from "../services/memory.ts";
 import { type Topology } from "../topology.ts";
 
 export interface WitnessArgs {
@@ -53,7 +54,7 @@ export class Witness extends pulumi.ComponentResource {
         image: place.host.ownImage("witness"),
         environment: { SERVER_ADDR: `0.0.0.0:${ports.witness.number}`, WITNESS_TOKEN_FILE: file },
         files: { [file]: args.token },
-        memoryMb: 128,
+        memoryMb: limitMb.witness,
         liveness: ["node", "-e", `fetch("${health}").then(()=>process.exit(0),()=>process.exit(1))`],
         graceSeconds: 5,
       },

@@ -3,6 +3,7 @@
 
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
+import { limitMb } from "../services/memory.ts";
 import { names, type Node, type Topology } from "../topology.ts";
 import { tiedTo } from "./guest.ts";
 import { type Host } from "./host.ts";
@@ -19,8 +20,8 @@ const confined = {
   securityOpts: ["no-new-privileges"],
   logDriver: "json-file",
   logOpts: { "max-size": "1m", "max-file": "1" },
-  memory: 32,
-  memorySwap: 32,
+  memory: limitMb.anchor,
+  memorySwap: limitMb.anchor,
 };
 
 /**

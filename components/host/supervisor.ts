@@ -2,6 +2,7 @@
 
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
+import { limitMb } from "../services/memory.ts";
 import { names, type Node, type Topology } from "../topology.ts";
 import { tiedTo, volume } from "./guest.ts";
 import { type Host, type Nodes } from "./host.ts";
@@ -55,8 +56,8 @@ export class Supervisors extends pulumi.ComponentResource {
           securityOpts: ["no-new-privileges"],
           logDriver: "json-file",
           logOpts: { "max-size": "10m", "max-file": "3" },
-          memory: 96,
-          memorySwap: 96,
+          memory: limitMb.supervisor,
+          memorySwap: limitMb.supervisor,
           wait: false,
           destroyGraceSeconds: 5,
           labels: [{ label: names.label, value: host.stack }],

@@ -9,6 +9,7 @@ import { type OwnImage } from "../images.ts";
 import { ports } from "../ports.ts";
 import { type HttpReplica, names, type Topology } from "../topology.ts";
 import { gate } from "./gate.ts";
+import { limitMb } from "./memory.ts";
 
 export interface HttpServiceArgs {
   readonly nodes: Nodes;
@@ -84,7 +85,7 @@ export class HttpService extends pulumi.ComponentResource {
           },
           ...(config.secrets === "env" ? { secretEnvironment: args.secrets } : {}),
           files,
-          memoryMb: 512,
+          memoryMb: limitMb.httpService,
           ...(config.image === undefined
             ? {
                 liveness: ["node", "-e", `fetch("${url}").then(()=>process.exit(0),()=>process.exit(1))`],

@@ -7,6 +7,7 @@ import { type Nodes } from "../host/host.ts";
 import { renderClickhouseClient } from "../render/clickhouse.ts";
 import { renderRetention } from "../render/retention.ts";
 import { type Topology } from "../topology.ts";
+import { limitMb } from "./memory.ts";
 
 export interface RetentionArgs {
   readonly topology: Topology;
@@ -42,13 +43,10 @@ export function retention(args: RetentionArgs, opts: pulumi.CustomResourceOption
         },
         // The image declares this path as a volume; nothing is ever written to it.
         tmpfs: { "/var/lib/clickhouse": "size=1m" },
-        memoryMb: retentionMb,
+        memoryMb: limitMb.retention,
         graceSeconds: 5,
       },
       { ...opts, dependsOn: args.after },
     );
   });
 }
-
-/** A shell that sleeps, and a client for a moment. */
-export const retentionMb = 256;

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { publicImages } from "../../components/images.ts";
 import { renderClickhouseClient, storedTables } from "../../components/render/clickhouse.ts";
 import { renderRetention } from "../../components/render/retention.ts";
-import { retentionMb } from "../../components/services/retention.ts";
+import { limitMb } from "../../components/services/memory.ts";
 import { names } from "../../components/topology.ts";
 import { ensureImages } from "../../offline/images/build.ts";
 import { cleanUp, docker, logs, stack, start, withoutDocker, withoutRights } from "./docker.ts";
@@ -73,8 +73,8 @@ describe.skipIf(withoutDocker())("retention", () => {
         `clickhouse-${slot}-retention`,
         ...withoutRights,
         `--network=container:${plane.container(`clickhouse-${slot}`)}`,
-        `--memory=${retentionMb}m`,
-        `--memory-swap=${retentionMb}m`,
+        `--memory=${limitMb.retention}m`,
+        `--memory-swap=${limitMb.retention}m`,
         "--tmpfs=/var/lib/clickhouse:size=1m",
         `--volume=${join(folder, "retention.sh")}:/etc/siem/retention.sh:ro`,
         `--volume=${join(folder, "config.xml")}:/etc/clickhouse-client/config.xml:ro`,

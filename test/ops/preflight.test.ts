@@ -1,11 +1,16 @@
 // What is in a local stack's way, and that it is said by name.
 
 import { createServer } from "node:net";
+import type Docker from "dockerode";
 import { describe, expect, it } from "vitest";
 import { parseConfig } from "../../components/config.ts";
+import { memoryLimits } from "../../components/services/memory.ts";
 import { plan } from "../../components/topology.ts";
 import {
   type Daemon,
+  excessMemory,
+  grantedMemory,
+  machineMemory,
   namesOf,
   needs,
   parseRoutes,
@@ -20,6 +25,7 @@ const config = parseConfig({ target: "local" });
 const topology = plan(config.local);
 const empty: Daemon = { containers: [], volumes: [], networks: [] };
 const mine = { "siem-ha.stack": "local" };
+const mib = 1024 ** 2;
 const container = (name: string, more: Partial<Daemon["containers"][number]> = {}) => ({
   name,
   image: "busybox:1",
@@ -229,6 +235,105 @@ describe("takenPort", () => {
     } finally {
       server.close();
     }
+  });
+});
+
+describe("excessMemory", () => {
+  const unasked = () => Promise.reject(new Error("nothing had to be asked"));
+  const look = (
+    given: object,
+    machineMb: number,
+    granted: () => Promise<number> = () => Promise.resolve(0),
+  ): ReturnType<typeof excessMemory> =>
+    excessMemory(
+      memoryLimits(topology, parseConfig({ target: "local", ...given })),
+      machineMb * mib,
+      granted,
+    );
+
+  it("has nothing against the defaults on a machine of 16 GiB, of which the kernel keeps some", async () => {
+    expect(await look({}, 15.3 * 1024, unasked)).toEqual({});
+  });
+
+  it("knows nothing where Docker doesn't know", async () => {
+    expect(await look({ kafka: { heapMb: 65536 } }, 0, unasked)).toEqual({});
+  });
+
+  it.each([
+    [
+      { clickhouse: { memoryMb: 40000 } },
+      "siem-ha:clickhouse.memoryMb is 40000, so clickhouse-1 may take as many MB, but the machine that Docker runs on has 32000 MB of memory. Allowed on it are 1024 to 32000: lower it, or use a machine with more memory",
+    ],
+    [
+      { kafka: { heapMb: 31233 } },
+      "siem-ha:kafka.heapMb is 31233, so kafka-1 may take 32001 MB (768 beside the heap), but the machine that Docker runs on has 32000 MB of memory. Allowed on it are 256 to 31232: lower it, or use a machine with more memory",
+    ],
+    [
+      { zookeeper: { heapMb: 65536 } },
+      "siem-ha:zookeeper.heapMb is 65536, so zookeeper-1 may take 65728 MB (192 beside the heap), but the machine that Docker runs on has 32000 MB of memory. Allowed on it are 64 to 31808: lower it, or use a machine with more memory",
+    ],
+  ])("refuses %o", async (given, problem) => {
+    expect(await look(given, 32000, unasked)).toEqual({ problem });
+  });
+
+  it("takes a container that is just as large as the machine", async () => {
+    const just = await look({ clickhouse: { memoryMb: 32000 }, kafka: { heapMb: 31232 } }, 32000);
+    expect(just.problem).toBeUndefined();
+    expect(just.warning).toContain("may take 193.4 GiB of memory together");
+  });
+
+  it("names every key at once, and one line each", async () => {
+    const given = { clickhouse: { memoryMb: 40000 }, kafka: { heapMb: 40000 }, zookeeper: { heapMb: 40000 } };
+    const keys = (await look(given, 32000)).problem?.split("\n").map((line) => line.split(" ")[0]);
+    expect(keys).toEqual(["siem-ha:clickhouse.memoryMb", "siem-ha:kafka.heapMb", "siem-ha:zookeeper.heapMb"]);
+  });
+
+  it("doesn't ask to lower what is as low as it may be", async () => {
+    const { problem } = await look({ clickhouse: { memoryMb: 1024 } }, 1000);
+    expect(problem).toMatch(
+      /^siem-ha:clickhouse\.memoryMb is 1024, .* has 1000 MB of memory\. Even the least allowed, 1024, is too much for it: use a machine with more memory\nsiem-ha:kafka/,
+    );
+  });
+
+  it("only warns where all together may take more than there is", async () => {
+    expect(await look({}, 8192)).toEqual({
+      warning:
+        "the stack's containers may take 14.9 GiB of memory together, and the machine that Docker runs on has 8.0 GiB. Few take what they may; if they do, the kernel ends some. To avoid that, lower siem-ha:clickhouse.memoryMb (now 2048), or lower siem-ha:zookeeper.heapMb (now 128), or use a machine with more memory",
+    });
+    const least = { clickhouse: { memoryMb: 1024 }, zookeeper: { heapMb: 64 } };
+    expect((await look(least, 8192)).warning).toMatch(/To avoid that, use a machine with more memory$/);
+  });
+
+  it("warns once: not of what the containers have already, but again when they are to have more", async () => {
+    const asDefault = () => Promise.resolve(15232 * mib);
+    expect(await look({}, 8192, asDefault)).toEqual({});
+    expect((await look({ kafka: { heapMb: 257 } }, 8192, asDefault)).warning).toContain(
+      "kafka.heapMb (now 257)",
+    );
+  });
+
+  it("reads both from Docker, also while a container goes away", async () => {
+    const docker = {
+      info: () => Promise.resolve({ MemTotal: 8 * 1024 ** 3 }),
+      getContainer: (name: string) => ({
+        inspect: () =>
+          name === "gone"
+            ? Promise.reject(Object.assign(new Error("no such container"), { statusCode: 404 }))
+            : Promise.resolve({ HostConfig: { Memory: 32 * mib } }),
+      }),
+    } as unknown as Docker;
+    const containers = [
+      container("lb-node-1", { labels: mine }),
+      container("kafka-1", { labels: mine }),
+      container("gone", { labels: mine }),
+      container("web"),
+    ];
+    expect(await machineMemory(docker)).toBe(8 * 1024 ** 3);
+    expect(await grantedMemory(docker, { ...empty, containers }, "local")).toBe(64 * mib);
+    const broken = { getContainer: () => ({ inspect: () => Promise.reject(new Error("no answer")) }) };
+    await expect(
+      grantedMemory(broken as unknown as Docker, { ...empty, containers }, "local"),
+    ).rejects.toThrow("no answer");
   });
 });
 
