@@ -21,13 +21,25 @@ const tools = `
 const net = require("node:net"), http = require("node:http");
 setTimeout(() => { console.error("too slow"); process.exit(1); }, 60_000).unref();
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const ask = (port, path = "/", { method = "GET", host = "127.0.0.1", ms = 2_000 } = {}) => new Promise((resolve) => {
+const ask = (port, path = "/", { method = "GET", host = "127.0.0.1", ms = 2_000, broken = false } = {}) => new Promise((resolve) => {
   const asked = http.request({ host, port, path, method, agent: false, timeout: ms, localAddress: "127.0.9.9" }, (answer) => {
     let text = "";
     answer.on("data", (chunk) => (text += chunk)).on("end", () =>
       resolve({ status: answer.statusCode, type: answer.headers["content-type"], again: answer.headers["retry-after"], text }));
   });
-  asked.on("timeout", () => asked.destroy()).on("error", () => resolve({ status: 0 })).end();
+  asked.on("timeout", () => asked.destroy()).on("error", () => resolve({ status: 0 }));
+  if (!broken) return asked.end();
+  // One chunk, and when it is on its way something that is none.
+  asked.setHeader("transfer-encoding", "chunked");
+  asked.write("abc");
+  setTimeout(() => asked.socket.write("no chunk\\r\\n"), 300);
+});
+const say = (port, text) => new Promise((resolve) => {
+  const socket = net.connect({ host: "127.0.0.1", port, localAddress: "127.0.9.9" });
+  let said = "";
+  socket.on("data", (data) => (said += data)).on("error", () => {}).on("close", () =>
+    resolve([said.split(" ")[1], /^content-type: (.*)\\r$/im.exec(said)?.[1]]));
+  socket.write(text);
 });
 const half = (port, localAddress) => {
   const socket = net.connect({ host: "127.0.0.1", port, localAddress });
@@ -152,9 +164,10 @@ describe.skipIf(withoutDocker())("HAProxy", () => {
     const entry = { api: ports.haproxyApi.number, ingest: ports.haproxyIngest.number };
     const seen = beside<Record<string, Answer>>(`
       const all = {};
-      const both = async (name, method) => {
+      const both = async (name, broken = false) => {
         for (const [service, port] of Object.entries(${JSON.stringify(entry)})) {
-          all[service + name] = await ask(port, "/v1/events", { method: service === "api" ? "GET" : "POST", ms: 8_000 });
+          const method = service === "api" ? "GET" : "POST";
+          all[service + name] = await ask(port, "/v1/events", { method, ms: 8_000, broken });
         }
       };
       await both("503");
@@ -170,14 +183,28 @@ describe.skipIf(withoutDocker())("HAProxy", () => {
       await both("502");
       silent = true;
       await both("504");
+      await both("400", true);
       return all;`);
     for (const [service, answers] of Object.entries(ownAnswers)) {
       for (const [status, [error, message]] of Object.entries<readonly [string, string]>(answers)) {
         const answer = seen[service + status]!;
         expect([answer.status, answer.type], service + status).toEqual([Number(status), "application/json"]);
         expect(JSON.parse(answer.text)).toEqual({ error, message });
-        expect(answer.again).toBe("2");
+        expect(answer.again).toBe(Number(status) < 500 ? undefined : "2");
       }
     }
+  }, 120_000);
+
+  it("answers what is no request with its own pages, as the documentation says", () => {
+    const seen = beside<string[][]>(`
+      const half = "GET / HTTP/1.1\\r\\nhost: x\\r\\n";
+      return Promise.all([
+        "no HTTP\\r\\n\\r\\n",
+        half + "x: " + "a".repeat(16_000) + "\\r\\n\\r\\n",
+        half,
+        "GET / HTTP/1.0\\r\\ncontent-length: 1\\r\\n\\r\\na",
+        half + "transfer-encoding: gzip, chunked\\r\\n\\r\\n",
+      ].map((text) => say(${ports.haproxyIngest.number}, text)));`);
+    expect(seen).toEqual(["400", "400", "408", "413", "422"].map((status) => [status, "text/html"]));
   }, 120_000);
 });
