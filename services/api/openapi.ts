@@ -1,6 +1,7 @@
 // The API described for programs: an OpenAPI 3.1 document, made from the schemas that check the requests.
 
 import { z } from "zod";
+import { ownAnswers } from "../../components/render/own-answers.ts";
 import { scopes } from "../common/auth.ts";
 import {
   alertsAnswer,
@@ -27,6 +28,7 @@ interface Operation {
   readonly answers: Readonly<Record<number, readonly [description: string, body: z.ZodType]>>;
   /** Whether anybody may ask. @default a token is needed */
   readonly open?: true;
+  /** A replica's errors; the load balancer's may come instead of any answer. */
   readonly errors: readonly ErrorStatus[];
 }
 
@@ -79,7 +81,18 @@ export const operations: Readonly<Record<string, Operation>> = {
   },
 };
 
-/** The document; what it says is true of every replica of this version. */
+/** What a status stands for: its codes, with their meaning. */
+type Codes = Readonly<Record<string, string>>;
+
+/** What the load balancer answers in a replica's place, by status. */
+const byBalancer: Readonly<Record<number, Codes>> = Object.fromEntries(
+  Object.entries(ownAnswers.api).map(([status, [code, message]]) => [
+    status,
+    { [code]: `from the load balancer, ${message}` },
+  ]),
+);
+
+/** The document; what it says is true of every replica of this version, and of the load balancer before it. */
 export function openApiDocument(): object {
   return {
     openapi: "3.1.0",
@@ -87,7 +100,7 @@ export function openApiDocument(): object {
       title: "siem-ha API",
       version: "1",
       description:
-        "A tenant reads its own events, alerts and counts. The tenant is the token's. HEAD answers like GET, without a body. 429 and 503 come with Retry-After. What is no HTTP is answered with 400 bad_request, 408 request_timeout or 431 headers_too_large, in the same shape as every error.",
+        "A tenant reads its own events, alerts and counts. The tenant is the token's. HEAD answers like GET, without a body. 429, 502, 503 and 504 come with Retry-After. What is no HTTP is answered with 400 bad_request, 408 request_timeout or 431 headers_too_large, in the same shape as every error; by the load balancer with a page of HTML.",
       license: { name: "MIT", identifier: "MIT" },
     },
     servers: [{ url: "/" }],
@@ -108,11 +121,11 @@ export function openApiDocument(): object {
 }
 
 function describe(path: string, operation: Operation): object {
-  const answers = Object.entries(operation.answers).map(([status, [description, body]]) => [
+  const statuses = [operation.answers, byBalancer].flatMap((answers) => Object.keys(answers).map(Number));
+  const responses = [...new Set([...statuses, ...operation.errors])].map((status) => [
     status,
-    { description, content: json(body) },
+    describeAnswers(operation, status),
   ]);
-  const errors = operation.errors.map((status) => [String(status), describeError(status)]);
   return {
     operationId: `get_${path
       .replace(/^\/v1\//, "")
@@ -133,25 +146,38 @@ function describe(path: string, operation: Operation): object {
         return { name, in: "query", required: false, description, schema: rest };
       }),
     ],
-    responses: Object.fromEntries([...answers, ...errors]) as object,
+    responses: Object.fromEntries(responses) as object,
   };
 }
 
-function describeError(status: ErrorStatus): object {
-  const retry = status === 429 || status === 503;
+/** All that may come with a status: an answer of the operation's own, errors, or both. */
+function describeAnswers(operation: Operation, status: number): object {
+  const [description, body] = operation.answers[status] ?? [];
+  const error = operation.errors.find((other) => other === status);
+  const codes: Codes = { ...(error === undefined ? {} : errorCodes[error]), ...byBalancer[status] };
+  const names = Object.keys(codes);
+  const bodies = [...(body === undefined ? [] : [body]), ...(names.length === 0 ? [] : [errorAnswer(names)])];
+  // Headers of every answer with the status: an operation's own answer has none.
+  const header = body === undefined ? headers[status] : undefined;
   return {
-    description: Object.entries(errorCodes[status])
-      .map(([code, meaning]) => `\`${code}\`: ${meaning}.`)
-      .join(" "),
-    ...(retry
-      ? { headers: { "retry-after": { description: "Seconds to wait.", schema: { type: "string" } } } }
-      : {}),
-    ...(status === 401
-      ? { headers: { "www-authenticate": { description: "Bearer.", schema: { type: "string" } } } }
-      : {}),
-    content: json(errorAnswer(status)),
+    description: [
+      ...(description === undefined ? [] : [description]),
+      ...Object.entries(codes).map(([code, meaning]) => `\`${code}\`: ${meaning}.`),
+    ].join(" "),
+    ...(header === undefined ? {} : { headers: header }),
+    content: json(bodies.length === 1 ? bodies[0]! : z.union(bodies)),
   };
 }
+
+const again = { "retry-after": { description: "Seconds to wait.", schema: { type: "string" } } };
+/** Headers of an error, by status. */
+const headers: Readonly<Record<number, object>> = {
+  401: { "www-authenticate": { description: "Bearer.", schema: { type: "string" } } },
+  429: again,
+  502: again,
+  503: again,
+  504: again,
+};
 
 function json(body: z.ZodType): object {
   return { "application/json": { schema: toSchema(body, "output") } };

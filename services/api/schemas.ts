@@ -140,7 +140,7 @@ export type StatsAnswer = z.infer<typeof statsAnswer>;
 /** The answer of a health check with this status. */
 export const healthAnswer = (status: string) => z.strictObject({ status: z.literal(status) });
 
-/** Every answer that is no success: one shape, and the codes of each status. */
+/** A replica's answers that are no success: one shape, and the codes of each status. */
 export const errorCodes = {
   400: {
     bad_query: "a parameter is unknown, repeated or wrong",
@@ -163,11 +163,13 @@ export const errorCodes = {
 } as const satisfies Record<number, Readonly<Record<string, string>>>;
 export type ErrorStatus = keyof typeof errorCodes;
 
-/** The body of an error with this status. */
-export function errorAnswer(status: ErrorStatus) {
+/** The body of an error with one of these codes. */
+export function errorAnswer(codes: readonly string[]) {
   return z.strictObject({
-    error: z.enum(Object.keys(errorCodes[status])),
+    error: z.enum(codes),
     message: z.string().describe("What is wrong and what to do, for people."),
-    ...(status === 400 ? { parameter: z.string().optional().describe("The parameter that is wrong.") } : {}),
+    ...(codes.includes("bad_query")
+      ? { parameter: z.string().optional().describe("The parameter that is wrong.") }
+      : {}),
   });
 }

@@ -3,7 +3,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { connections, ownAnswers } from "../../components/render/haproxy.ts";
+import { connections } from "../../components/render/haproxy.ts";
+import { ownAnswers } from "../../components/render/own-answers.ts";
 import { maxBodyBytes } from "../../services/common/http.ts";
 import { maxEvents, mediaTypes } from "../../services/ingestor/body.ts";
 import { maxHeldBytes } from "../../services/ingestor/budget.ts";

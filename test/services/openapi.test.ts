@@ -3,10 +3,10 @@
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
+import { ownAnswers } from "../../components/render/own-answers.ts";
 import { createApi } from "../../services/api/app.ts";
 import { openApiDocument, operations } from "../../services/api/openapi.ts";
 import type { Row } from "../../services/api/replicas.ts";
-import { errorCodes } from "../../services/api/schemas.ts";
 import { HttpError } from "../../services/common/http.ts";
 import { mintToken } from "../../services/token.ts";
 
@@ -14,8 +14,11 @@ interface Described {
   readonly security: readonly object[];
   readonly parameters: readonly { name: string; in: string; description?: string; schema: object }[];
   readonly responses: Readonly<
-    Record<string, { headers?: object; content: { "application/json": { schema: object } } }>
+    Record<string, { headers?: object; content: { "application/json": { schema: Answer } } }>
   >;
+}
+interface Answer {
+  readonly properties?: { readonly error?: { readonly enum: readonly string[] } };
 }
 const document = openApiDocument() as { paths: Record<string, { get: Described }> };
 const secret = "0123456789abcdef0123456789abcdef";
@@ -240,12 +243,23 @@ describe.each(protectedPaths)("%s", (path) => {
       release();
       await running;
     }
-    const documented = Object.keys(document.paths[path]!.get.responses).flatMap((status) =>
-      status === "200" ? ["200"] : Object.keys(errorCodes[Number(status) as keyof typeof errorCodes]),
+    const documented = Object.entries(document.paths[path]!.get.responses).flatMap(
+      ([status, { content }]) => content["application/json"].schema.properties?.error?.enum ?? [status],
     );
     // A path without a name in it has nothing that could be a bad URL.
     if (!path.includes("{id}")) seen.add("bad_url");
+    // These come from before the service: see below.
+    for (const [code] of Object.values(ownAnswers.api)) seen.add(code);
     expect([...seen].sort()).toEqual(documented.sort());
+  });
+});
+
+describe.each(Object.keys(document.paths))("the load balancer's own answers at %s", (path) => {
+  it.each(Object.entries(ownAnswers.api))("%s are as described", (status, [error, message]) => {
+    const { schema } = document.paths[path]!.get.responses[status]!.content["application/json"];
+    const validate = ajv.compile(schema);
+    expect(validate({ error, message }), JSON.stringify(validate.errors)).toBe(true);
+    expect(validate({ error: "no_such_code", message })).toBe(false);
   });
 });
 
