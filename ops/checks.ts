@@ -9,7 +9,7 @@ import { dockerOn } from "../components/host/host.ts";
 import { ports } from "../components/ports.ts";
 import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
-import { names, type Node, type Topology } from "../components/topology.ts";
+import { names, type Node, type Replica, type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
 import { partitionsOn } from "./broker.ts";
 import { inContainer, type Reach, shell } from "./daemon.ts";
@@ -29,6 +29,12 @@ export interface CheckContext {
   readonly jwtSecret: string;
 }
 
+/**
+ * A load balancer that has let the address go may not have it for a while, on purpose, and that is not yet a failure:
+ * seconds, a little more than it takes.
+ */
+const letGoSeconds = 70;
+
 /** Tenant of the probe events, so that they never mix with a real tenant's. */
 const probeTenant = "siem-ha-probe";
 
@@ -41,13 +47,17 @@ async function attempt(check: string, target: string, run: () => Promise<string>
   }
 }
 
-/**
- * Runs every check; a failing check never stops the others.
- * @param without checks that are left out, such as `probe event`
- */
+export interface CheckOptions {
+  /** Checks that are left out, such as `probe event`. @default none */
+  readonly without?: readonly string[];
+  /** Seconds that what passes by itself is given for it. @default as long as that takes at most */
+  readonly patience?: number;
+}
+
+/** Runs every check; a failing check never stops the others. */
 export async function runChecks(
   context: CheckContext,
-  without: readonly string[] = [],
+  { without = [], patience = letGoSeconds }: CheckOptions = {},
 ): Promise<CheckResult[]> {
   const { topology, reach } = context;
   const look = (check: string, target: string, run: () => Promise<string>) =>
@@ -118,7 +128,18 @@ export async function runChecks(
     );
   }
   for (const keeper of topology.keepalived) {
-    results.push(...look("keepalived", keeper.name, () => running(keeper.name, keeper.node)));
+    results.push(
+      ...look("keepalived", keeper.name, async () => {
+        await running(keeper.name, keeper.node);
+        const deadline = Date.now() + patience * 1000;
+        for (;;) {
+          const barred = await barredBy(context, keeper);
+          if (barred.length === 0) return "running, may have the address";
+          if (Date.now() >= deadline) throw new Error(`may not have the address: ${barred.join(", ")}`);
+          await sleep(500);
+        }
+      }),
+    );
   }
   results.push(
     ...look("witness", topology.witness.node.name, async () => {
@@ -135,6 +156,15 @@ export async function runChecks(
   results.push(...look("vip", topology.vip.address, () => oneHolder(context)));
   results.push(...look("probe event", "through the VIP", () => probe(context)));
   return Promise.all(results);
+}
+
+/**
+ * Why a load balancer could not take the address over now, though its Keepalived runs: the files, of those that it
+ * watches, that say so. Which it watches, its own configuration tells.
+ */
+async function barredBy({ reach }: CheckContext, keeper: Replica): Promise<string[]> {
+  const line = `sed -n 's/^ *file //p' "$KEEPALIVED_CONFIG" | while read -r file; do [ "$(cat "$file" 2> /dev/null || echo 0)" = 0 ] || echo "$file"; done`;
+  return (await inContainer(reach, keeper, ["sh", "-c", line])).split("\n").filter((file) => file !== "");
 }
 
 /** Every broker is asked: one that was cut off for a while may still show a list in which nobody is missing. */

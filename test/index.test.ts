@@ -39,8 +39,8 @@ describe("the local stack", () => {
       // Keepalived of each share, and the supervisor's memory.
       "docker:index/volume:Volume": 12 + 2 + 2 + 1,
       // Five image builds; gates between replicas 5 × 2; one "formed" or "ready" a service 5, of ClickHouse both;
-      // the topics' check, topics, schema, migration; HAProxy: two configurations, two gates, one "ready"; the witness's gate.
-      "command:local:Command": 5 + 10 + 6 + 4 + 5 + 1,
+      // the topics' check, topics, recovery, schema, migration; HAProxy: two configurations, two gates, one "ready"; the witness's gate.
+      "command:local:Command": 5 + 10 + 6 + 5 + 5 + 1,
     });
   });
 

@@ -4,7 +4,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ports } from "../../components/ports.ts";
 import { names, type Topology } from "../../components/topology.ts";
 import { type CheckContext, runChecks } from "../checks.ts";
-import { inContainer } from "../daemon.ts";
 import { type Holders } from "./holders.ts";
 import { askBroker, zookeeperModes } from "./parts.ts";
 import { type Tools } from "./tools.ts";
@@ -78,19 +77,6 @@ async function ailing({ context: { topology }, tools, holders, clients }: Health
   return problems;
 }
 
-/**
- * Why a load balancer could not take the address over now: its Keepalived runs, but one of the files that it watches
- * says that it may not. Which files those are, its own configuration tells.
- */
-async function unready({ context: { topology, reach } }: HealthOptions): Promise<string[]> {
-  const line = `sed -n 's/^ *file //p' "$KEEPALIVED_CONFIG" | while read -r file; do [ "$(cat "$file" 2> /dev/null || echo 0)" = 0 ] || echo "$file"; done`;
-  const said = topology.keepalived.map(async (keeper) => {
-    const files = await inContainer(reach, keeper, ["sh", "-c", line]).catch((error: Error) => error.message);
-    return files === "" ? [] : [`${keeper.name} may not have the VIP: ${files.replaceAll("\n", ", ")}`];
-  });
-  return (await Promise.all(said)).flat();
-}
-
 /** Waits until every check but the probe event passes. */
 export async function untilHealthy(
   options: HealthOptions,
@@ -101,16 +87,11 @@ export async function untilHealthy(
     let unhealthy = await ailing(options);
     const at = Date.now();
     if (unhealthy.length === 0) {
-      const [results, barred] = await Promise.all([
-        runChecks(options.context, ["probe event"]),
-        unready(options),
-      ]);
-      unhealthy = [
-        ...results
-          .filter(({ ok }) => !ok)
-          .map(({ check, target, detail }) => `${check} ${target}: ${detail}`),
-        ...barred,
-      ];
+      // What takes time counts.
+      const results = await runChecks(options.context, { without: ["probe event"], patience: 0 });
+      unhealthy = results
+        .filter(({ ok }) => !ok)
+        .map(({ check, target, detail }) => `${check} ${target}: ${detail}`);
       if (unhealthy.length === 0) return { at, unhealthy };
     }
     if (Date.now() > deadline) return { at: undefined, unhealthy };

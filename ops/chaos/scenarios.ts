@@ -231,6 +231,20 @@ export function scenariosOf(topology: Topology): Scenario[] {
         ...promise,
       },
       {
+        name: `lb-anchor-${short}-stop`,
+        breaks: `the anchor of ${text} is stopped, and started ${shortSeconds} s later`,
+        heals: "when the fault ends",
+        steps: [[{ do: "stop", victims: [anchor("lb", which)], seconds: shortSeconds }]],
+        ...promise,
+      },
+      {
+        name: `lb-anchor-${short}-pause`,
+        breaks: `the anchor of ${text} hangs for ${shortSeconds} s`,
+        heals: "when the fault ends",
+        steps: [[{ do: "pause", victims: [anchor("lb", which)], seconds: shortSeconds }]],
+        ...promise,
+      },
+      {
         name: `lb-anchor-${short}-restart`,
         breaks: `the anchor of ${text} is restarted`,
         heals: "by the supervisor",
@@ -246,6 +260,13 @@ export function scenariosOf(topology: Topology): Scenario[] {
         ...(which === "holder" ? { fast: true } : {}),
       },
       {
+        name: `lb-node-${short}-pause`,
+        breaks: `${text} hangs with all that is on it, for ${longSeconds} s`,
+        heals: "when the fault ends",
+        steps: [[{ do: "pause", victims: [node("lb", which)], seconds: longSeconds }]],
+        ...promise,
+      },
+      {
         name: `lb-node-${short}-restart`,
         breaks: `${text} is rebooted: all of it is stopped, then started`,
         heals: "when the fault ends",
@@ -254,6 +275,36 @@ export function scenariosOf(topology: Topology): Scenario[] {
       },
     );
   }
+  const witness = [replica("witness", zones)];
+  found.push(
+    {
+      name: "witness-stop",
+      breaks: `the witness is stopped, and started ${longSeconds} s later`,
+      heals: "when the fault ends",
+      steps: [[{ do: "stop", victims: witness, seconds: longSeconds }]],
+      promise: nodePromise,
+    },
+    {
+      name: "witness-kill",
+      breaks: "the witness is killed",
+      heals: "by the supervisor",
+      steps: [[{ do: "kill", victims: witness }]],
+      promise: nodePromise,
+    },
+    {
+      name: "witness-pause",
+      breaks: `the witness hangs for ${longSeconds} s`,
+      heals: "when the fault ends",
+      steps: [[{ do: "pause", victims: witness, seconds: longSeconds }]],
+      promise: nodePromise,
+    },
+    {
+      name: "witness-and-holder-kill",
+      breaks: "the witness and the load balancer that has the VIP are lost at once",
+      heals: "by the supervisor",
+      steps: [[{ do: "kill", victims: [node("lb", "holder"), node("lb", zones)] }]],
+    },
+  );
   found.push({
     name: "lb-anchors-loop",
     breaks: "the anchors of both load balancers are restarted in turn, three times, 6 s apart",

@@ -133,7 +133,8 @@ export function decide(world: World): Decision {
     if (
       since !== undefined &&
       address !== undefined &&
-      anchor?.state === "running" &&
+      // A frozen anchor's network still answers for the address.
+      (anchor?.state === "running" || anchor?.state === "paused") &&
       released.get(id) !== since
     ) {
       const why = `${name} ${ended ? "has ended" : "is frozen"} and may have left it behind`;

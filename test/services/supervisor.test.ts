@@ -195,6 +195,16 @@ describe("the supervisor decides", () => {
       { containers: [anchor, { ...guest, state: "paused", address }], frozen: { g1: now - 100 } },
       at(releaseDelayMs - 100),
     ],
+    "to take it off a node that is frozen with its anchor": [
+      {
+        containers: [
+          { ...anchor, state: "paused" },
+          { ...guest, state: "paused", address },
+        ],
+        frozen: { n1: now - 1_000, g1: now - 1_000 },
+      },
+      does("release keepalived-1"),
+    ],
     "to take it off once for each freeze": [
       {
         containers: [anchor, { ...guest, state: "paused", address }],

@@ -39,11 +39,12 @@ describe("the scenarios", () => {
         ),
       ),
       "haproxy-reload",
-      ...["anchor", "node"].flatMap((kind) =>
-        ["holder", "backup", "witness"].flatMap((which) =>
-          ["kill", "restart"].map((what) => `lb-${kind}-${which}-${what}`),
-        ),
-      ),
+      // What is stopped as a node is started as one: that is its restart.
+      ...["holder", "backup", "witness"].flatMap((which) => [
+        ...["kill", "stop", "pause", "restart"].map((what) => `lb-anchor-${which}-${what}`),
+        ...["kill", "pause", "restart"].map((what) => `lb-node-${which}-${what}`),
+      ]),
+      ...["witness-kill", "witness-stop", "witness-pause", "witness-and-holder-kill"],
       "lb-anchors-loop",
       ...[
         "api",
@@ -83,6 +84,7 @@ describe("the scenarios", () => {
           ...topology.keepalived,
           ...topology.api,
           ...topology.ingestor,
+          topology.witness,
         ],
         ...[...topology.zookeeper, ...topology.kafka, ...topology.clickhouse],
         { name: "x-supervisor" },
