@@ -141,6 +141,9 @@ export function renderClickhouseUsers(password: string): string {
       <!-- Write what was read from Kafka as it comes. 18.16 would collect it, commit the offsets, and write then: what
            can't be written, on a full disk, would be lost. -->
       <min_insert_block_size_rows>1</min_insert_block_size_rows>
+      <!-- A block whose copy ZooKeeper remembers would be dropped as stored, though the replica that stored it may be
+           lost, and what is read from Kafka again would be gone (decision 17). Readers see each event once all the same. -->
+      <insert_deduplicate>0</insert_deduplicate>
       <log_queries>0</log_queries>
     </default>
   </profiles>
@@ -343,6 +346,34 @@ export interface LostFeed extends Reader {
   readonly again: Intake;
 }
 
+/**
+ * SQL: the queues of other releases, or their views, of one server. Made for the feeds by earlier releases, and by a
+ * recovery that was interrupted.
+ * @param rows as for {@link renderSchema}
+ */
+export function staleIntakes(topology: Topology, rows: string): { queues: string; views: string } {
+  const intakes = currentIntakes(topology, rows);
+  const of = (engine: string, kind: string, kept: readonly string[]): string => {
+    const like = feeds
+      .map(({ table }) => `name LIKE '${table.replace("_replicated", "")}_${kind}%'`)
+      .join(" OR ");
+    const current = kept.map((name) => `'${name}'`).join(", ");
+    return `SELECT name FROM system.tables WHERE database = '${names.database}' AND engine = '${engine}' AND (${like}) AND name NOT IN (${current})`;
+  };
+  return {
+    queues: of(
+      "Kafka",
+      "queue",
+      intakes.map(({ queue }) => queue),
+    ),
+    views: of(
+      "MaterializedView",
+      "consumer",
+      intakes.map(({ view }) => view),
+    ),
+  };
+}
+
 /** @param rows as for {@link renderSchema} */
 export function lostFeeds(topology: Topology, rows: string): LostFeed[] {
   return feeds.map((feed) => {
@@ -404,24 +435,9 @@ function joined(statements: readonly string[]): string {
  */
 export function renderSchemaScript(topology: Topology): string {
   const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${storedTables.map((table) => `'${table}'`).join(", ")})`;
-  const intakes = currentIntakes(topology, "$rows");
-  const others = (kind: "queue" | "consumer", kept: readonly string[]): string =>
-    `SELECT name FROM system.tables WHERE database = '${names.database}' AND (${feeds.map(({ table }) => `name LIKE '${table.replace("_replicated", "")}_${kind}%'`).join(" OR ")}) AND name NOT IN (${kept.map((name) => `'${name}'`).join(", ")})`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-${askRows}# Those of other releases. The queues first: what one reads while its view goes would be committed, and stored nowhere.
-queues=$(ask "${others(
-    "queue",
-    intakes.map(({ queue }) => queue),
-  )}")
-views=$(ask "${others(
-    "consumer",
-    intakes.map(({ view }) => view),
-  )}")
-for name in $queues $views; do
-  ask "DROP TABLE IF EXISTS ${names.database}.$name ON CLUSTER ${names.clickhouseCluster}"
-done
-clickhouse-client --multiquery <<SQL
+${askRows}clickhouse-client --multiquery <<SQL
 ${renderSchema(topology, "$rows")}SQL
 plain=$(ask "${plain}")
 if [ "$plain" != 0 ]; then

@@ -24,7 +24,7 @@ export const pairDirectory = "/var/lib/vip-pair";
 /** Files in it: a pipe that HAProxy's container holds open while it lives, and 1 while it wants the address to go. */
 export const pairFiles = { alive: `${pairDirectory}/alive`, handOver: `${pairDirectory}/hand-over` } as const;
 /** Files of the image's own watchers: 1 while HAProxy is dead, and while the witness gave the address to the peer. */
-const watcherFiles = { proxyDown: "/run/vip/proxy-down", letGo: "/run/vip/let-go" } as const;
+export const watcherFiles = { proxyDown: "/run/vip/proxy-down", letGo: "/run/vip/let-go" } as const;
 
 /** What the container must be told about the HAProxy beside it. */
 export const keepalivedEnvironment = {

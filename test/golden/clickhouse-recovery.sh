@@ -1,9 +1,9 @@
 set -eu
 on() {
   case $1 in
-  1) docker -H "$DOCKER_STORE_NODE_1" exec clickhouse-1 clickhouse-client --query "$2" </dev/null ;;
-  2) docker -H "$DOCKER_STORE_NODE_2" exec clickhouse-2 clickhouse-client --query "$2" </dev/null ;;
-  3) docker -H "$DOCKER_STORE_NODE_3" exec clickhouse-3 clickhouse-client --query "$2" </dev/null ;;
+  1) docker -H "$DOCKER_STORE_NODE_1" exec clickhouse-1 timeout 600 clickhouse-client --query "$2" </dev/null ;;
+  2) docker -H "$DOCKER_STORE_NODE_2" exec clickhouse-2 timeout 600 clickhouse-client --query "$2" </dev/null ;;
+  3) docker -H "$DOCKER_STORE_NODE_3" exec clickhouse-3 timeout 600 clickhouse-client --query "$2" </dev/null ;;
   esac
 }
 name() {
@@ -13,101 +13,125 @@ name() {
   3) echo clickhouse-3 ;;
   esac
 }
+path_of() {
+  case $1 in
+  events_replicated) echo /clickhouse/tables/01/events ;;
+  alerts_replicated) echo /clickhouse/tables/01/alerts ;;
+  undated_replicated) echo /clickhouse/tables/01/undated ;;
+  esac
+}
 
 # 18.16 says No node where newer ones say nothing; any other error must not look like a table that was never made.
 zookeeper() {
-  said=$(on "$1" "$2" 2>&1) || case $said in
-  *"No node"*) said= ;;
-  *) echo "$said" >&2 && exit 1 ;;
-  esac
+  said=$(on "$1" "$2" 2>/dev/null) && return
+  why=$(on "$1" "$2" 2>&1) || case $why in *"No node"*) said= && return ;; esac
+  echo "$why" >&2
+  exit 1
 }
 zookeeper 1 "SELECT name FROM system.zookeeper WHERE path = '/clickhouse/tables/01'"
 [ -n "$said" ] || exit 0
+ask() { on 1 "$1"; }
+current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
+if [ "$current" = 1 ]; then rows=65536; else rows=100; fi
 
-# Lines of what is lost: replica, table, where ZooKeeper knows it, seconds since that replica was last seen.
+# Lines of what is lost: replica, table, seconds since that replica was last seen, or "unknown" where ZooKeeper has
+# forgotten the replica and others have the table.
 lost=
 for slot in 1 2 3; do
   has=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev'")
-  while read -r table path; do
+  for table in events_replicated alerts_replicated undated_replicated; do
     if printf '%s\n' "$has" | grep -qxF "$table"; then continue; fi
-    zookeeper "$slot" "SELECT toUnixTimestamp(now()) - toUnixTimestamp(mtime) FROM system.zookeeper WHERE path = '$path/replicas/$(name "$slot")' AND name = 'log_pointer'"
-    [ -z "$said" ] || lost="$lost$slot $table $path $said
+    replicas=$(path_of "$table")/replicas
+    zookeeper "$slot" "SELECT name FROM system.zookeeper WHERE path = '$replicas'"
+    [ -n "$said" ] || continue
+    zookeeper "$slot" "SELECT toUnixTimestamp(now()) - toUnixTimestamp(mtime) FROM system.zookeeper WHERE path = '$replicas/$(name "$slot")' AND name = 'log_pointer'"
+    lost="$lost$slot $table ${said:-unknown}
 "
-  done <<'TABLES'
-events_replicated /clickhouse/tables/01/events
-alerts_replicated /clickhouse/tables/01/alerts
-undated_replicated /clickhouse/tables/01/undated
-TABLES
+  done
 done
-[ -n "$lost" ] || exit 0
-# A replica was last seen when the busiest of its tables was.
-back=$(printf '%s' "$lost" | awk '!($1 in seen) || $4 < seen[$1] { seen[$1] = $4 }
-  END { for (slot in seen) if (seen[slot] > most) most = seen[slot]; print most + 3600 }')
 
 # The first replica that has the table.
 source_of() {
   for other in 1 2 3; do
-    [ "$(on "$other" "SELECT count() FROM system.tables WHERE database = 'dev' AND name = '$1'")" = 0 ] || { echo "$other"; return; }
+    count=$(on "$other" "SELECT count() FROM system.tables WHERE database = 'dev' AND name = '$1'") || return 1
+    if [ "$count" = 1 ]; then echo "$other" && return; fi
   done
-  echo "dev.$1 is lost: ZooKeeper knows it, and no ClickHouse replica has it any more. If a data volume can be brought back, do that and run this again. To begin anew without what was stored: docker exec zookeeper-1 sh -c 'zkCli.sh deleteall /clickhouse/tables/01/events && zkCli.sh deleteall /clickhouse/tables/01/alerts && zkCli.sh deleteall /clickhouse/tables/01/undated', then run this again" >&2
+  echo "dev.$1 is lost: ZooKeeper knows it, and no ClickHouse replica has it any more. If a data volume can be brought back, do that and run this again. To begin anew: docker exec zookeeper-1 zkCli.sh deleteall $(path_of "$1"), and docs/operations.md, A disk that is lost" >&2
   return 1
 }
-broker=
-[ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_1" exec kafka-1 true 2>/dev/null || broker=1
-[ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_2" exec kafka-2 true 2>/dev/null || broker=2
-[ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_3" exec kafka-3 true 2>/dev/null || broker=3
-[ -n "$broker" ] || { echo "no Kafka broker is running" >&2; exit 1; }
-groups() {
-  case $broker in
-  1) docker -H "$DOCKER_STREAM_NODE_1" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-1 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
-  2) docker -H "$DOCKER_STREAM_NODE_2" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-2 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
-  3) docker -H "$DOCKER_STREAM_NODE_3" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-3 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
-  esac
-}
-# Lines: group, topic, partition, the offset that is read next, the partition's end.
-offsets() { groups --describe --group "$1" 2>/dev/null | awk '$3 ~ /^[0-9]+$/ { print $1, $2, $3, $4, $5 }'; }
 
 read_again() {
   table=$1 group=$2 topic=$3 queue=$4 view=$5 make_queue=$6 make_view=$7
   source=$(source_of "$table")
   # Of a run that was interrupted.
   for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS dev.$name"; done
+  # What the others know of and have not fetched was stored by the lost one, however long ago.
+  behind=0
+  for other in 1 2 3; do
+    delay=$(on "$other" "SELECT max(absolute_delay) FROM system.replicas WHERE database = 'dev' AND table = '$table'")
+    if [ "${delay:-0}" -gt "$behind" ]; then behind=$delay; fi
+  done
+  # A replica was last seen when the busiest of its tables was.
+  span=$(printf '%s' "$lost" | awk -v behind="$behind" '
+    $3 == "unknown" { unknown = 1; next }
+    !($1 in seen) || $3 < seen[$1] { seen[$1] = $3 }
+    END {
+      for (slot in seen) { if (seen[slot] > most) most = seen[slot]; if (least == "" || seen[slot] < least) least = seen[slot] }
+      if (behind + 0 > most + 0) most = behind
+      from = unknown ? 315360000 : most + 21600
+      to = unknown || least < 600 ? 0 : least - 600
+      printf "%d %d", from, to
+    }')
   deadline=$(($(date +%s) + 120))
   # It succeeds also where it has refused, because the group of an interrupted run is not yet empty.
-  until said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${back}S" --execute 2>&1) &&
-    ! printf '%s' "$said" | grep -q '^Error'; do
+  until said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span#* }S" --dry-run 2>&1) &&
+    ! printf '%s\n' "$said" | grep -q '^Error'; do
     if [ "$(date +%s)" -ge $deadline ]; then echo "$said" >&2; exit 1; fi
     sleep 1
   done
-  ends=$(offsets "$group")
-  [ -n "$ends" ] || { echo "Kafka does not say how far $group is to read in $topic" >&2; exit 1; }
+  # Lines: partition, offset.
+  ends=$(printf '%s\n' "$said" | awk '$2 == "'"$topic"'" && $4 ~ /^[0-9]+$/ { print $3, $4 }')
+  [ -n "$ends" ] || { echo "Kafka does not say how far $group is to read in $topic: $said" >&2; exit 1; }
+  said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span% *}S" --execute 2>&1) || { echo "$said" >&2; exit 1; }
+  if printf '%s\n' "$said" | grep -q '^Error'; then echo "$said" >&2; exit 1; fi
   on "$source" "$make_queue"
   on "$source" "$make_view"
   before=
   while :; do
-    now=$(offsets "$group")
-    # Read as far as each partition's end was in the beginning.
-    left=$(printf '%s\n--\n%s\n' "$ends" "$now" | awk '/^--$/ { now = 1; next } !now { end[$3] = $5; next } { at[$3] = $4 }
+    now=$(groups --describe --group "$group" 2>/dev/null | awk '$2 == "'"$topic"'" && $4 ~ /^[0-9]+$/ { print $3, $4 }')
+    left=$(printf '%s\n--\n%s\n' "$ends" "$now" | awk '/^--$/ { now = 1; next } !now { end[$1] = $2; next } { at[$1] = $2 }
       END { for (p in end) if (at[p] + 0 < end[p] + 0) left += end[p] - at[p]; print left + 0 }')
     [ "$left" != 0 ] || break
     if [ "$left" != "$before" ]; then before=$left deadline=$(($(date +%s) + 120)); fi
     if [ "$(date +%s)" -ge $deadline ]; then
-      echo "$(name "$source") has not read on in $topic for 120 s, $left before what was its end" >&2
+      echo "$(name "$source") has not read on in $topic for 120 s, $left before the end of what it is to read" >&2
       exit 1
     fi
     sleep 1
   done
   for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS dev.$name"; done
+  echo "$table: read again what Kafka had from ${span% *} s to ${span#* } s ago"
 }
-ask() { on "$(source_of events_replicated)" "$1"; }
-current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
-if [ "$current" = 1 ]; then rows=65536; else rows=100; fi
-tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
-for table in $tables; do source_of "$table" >/dev/null; done
-for table in $tables; do
-  case $table in
-  events_replicated)
-    read_again events_replicated clickhouse-ingest-events-recovery ingest-events events_queue_recovery events_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.events_queue_recovery (
+
+if [ -n "$lost" ]; then
+  broker=
+  [ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_1" exec kafka-1 true 2>/dev/null || broker=1
+  [ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_2" exec kafka-2 true 2>/dev/null || broker=2
+  [ -n "$broker" ] || ! docker -H "$DOCKER_STREAM_NODE_3" exec kafka-3 true 2>/dev/null || broker=3
+  [ -n "$broker" ] || { echo "no Kafka broker is running" >&2; exit 1; }
+  groups() {
+    case $broker in
+  1) docker -H "$DOCKER_STREAM_NODE_1" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-1 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
+  2) docker -H "$DOCKER_STREAM_NODE_2" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-2 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
+  3) docker -H "$DOCKER_STREAM_NODE_3" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-3 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
+    esac
+  }
+  tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
+  for table in $tables; do source_of "$table" >/dev/null; done
+  for table in $tables; do
+    case $table in
+    events_replicated)
+      read_again events_replicated clickhouse-ingest-events-recovery ingest-events events_queue_recovery events_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.events_queue_recovery (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -121,11 +145,11 @@ for table in $tables; do
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-ingest-events-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows" \
-      "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_recovery TO dev.events_replicated AS
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_recovery TO dev.events_replicated AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_recovery"
-    ;;
-  alerts_replicated)
-    read_again alerts_replicated clickhouse-alerts-recovery alerts alerts_queue_recovery alerts_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.alerts_queue_recovery (
+      ;;
+    alerts_replicated)
+      read_again alerts_replicated clickhouse-alerts-recovery alerts alerts_queue_recovery alerts_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.alerts_queue_recovery (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -137,11 +161,11 @@ SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, 
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
   kafka_group_name = 'clickhouse-alerts-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows" \
-      "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_recovery TO dev.alerts_replicated AS
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_recovery TO dev.alerts_replicated AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_recovery"
-    ;;
-  undated_replicated)
-    read_again undated_replicated clickhouse-undated-recovery ingest-events undated_queue_recovery undated_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.undated_queue_recovery (
+      ;;
+    undated_replicated)
+      read_again undated_replicated clickhouse-undated-recovery ingest-events undated_queue_recovery undated_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.undated_queue_recovery (
   tenant_id String,
   event_id String,
   event_timestamp UInt32,
@@ -149,43 +173,80 @@ SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-undated-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows" \
-      "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_recovery TO dev.undated_replicated AS
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_recovery TO dev.undated_replicated AS
 SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_recovery WHERE is_undated = 1"
-    ;;
-  esac
-done
+      ;;
+    esac
+  done
 
-printf '%s' "$lost" | while read -r slot table path seen; do
-  wanted=$(on "$(source_of "$table")" "SHOW CREATE TABLE dev.$table FORMAT TSVRaw")
-  # Its name in ZooKeeper must come from its own configuration.
-  case $wanted in *"'{replica}'"*) ;; *) echo "$table is not defined by macros: $wanted" >&2; exit 1 ;; esac
-  on "$slot" "CREATE DATABASE IF NOT EXISTS dev"
-  # 18.16 takes the table with what ZooKeeper knows of it; a current server is to be forgotten first.
-  if ! said=$(on "$slot" "ATTACH ${wanted#CREATE }" 2>&1); then
-    on "$slot" "SYSTEM DROP REPLICA '$(name "$slot")' FROM ZKPATH '$path'" || { echo "$said" >&2; exit 1; }
-    on "$slot" "$wanted"
-  fi
-  echo "$(name "$slot") had lost $table, last seen $seen s ago: it fetches it from the others"
-done
+  printf '%s' "$lost" | while read -r slot table seen; do
+    source=$(source_of "$table")
+    wanted=$(on "$source" "SHOW CREATE TABLE dev.$table FORMAT TSVRaw")
+    # Its name in ZooKeeper must come from its own configuration.
+    case $wanted in *"'{replica}'"*) ;; *) echo "$table is not defined by macros: $wanted" >&2; exit 1 ;; esac
+    on "$slot" "CREATE DATABASE IF NOT EXISTS dev"
+    if [ "$seen" = unknown ]; then
+      on "$slot" "$wanted"
+    elif [ "$current" = 0 ]; then
+      # 18.16 takes the table with what ZooKeeper knows of it.
+      on "$slot" "ATTACH ${wanted#CREATE }"
+    else
+      on "$slot" "SYSTEM DROP REPLICA '$(name "$slot")' FROM ZKPATH '$(path_of "$table")'"
+      on "$slot" "$wanted"
+    fi
+    echo "$(name "$slot") had lost $table, last seen: $seen s ago; it fetches it from the others"
+  done
+  # Nobody needs these any more, and Kafka forgets them by itself in time.
+  groups --delete --group clickhouse-ingest-events-recovery --group clickhouse-alerts-recovery --group clickhouse-undated-recovery >/dev/null 2>&1 || true
+  # The first fetches have been tried then.
+  sleep 5
+fi
 
 # What the lost replica had merged others wait for, and 18.16 waits for ever: "Hoping that it will eventually appear".
-# What was in it is stored anew, so the entry is taken out of the queue. Current servers put an empty part there.
-stuck() { on "$1" "SELECT concat(table, ' ', node_name) FROM system.replication_queue WHERE database = 'dev' AND last_exception LIKE '%No active replica has part%'"; }
-all_stuck() { for slot in 1 2 3; do stuck "$slot" | sed "s/^/$slot /"; done; }
-deadline=$(($(date +%s) + 30))
-while left=$(all_stuck) && [ -n "$left" ] && [ "$(date +%s)" -lt $deadline ]; do sleep 1; done
-if [ -n "$left" ]; then
-  printf '%s\n' "$left" | while read -r slot table node; do
-    case $table in
-    events_replicated) path=/clickhouse/tables/01/events ;;
-  alerts_replicated) path=/clickhouse/tables/01/alerts ;;
-  undated_replicated) path=/clickhouse/tables/01/undated ;;
-    esac
-    echo "delete $path/replicas/$(name "$slot")/queue/$node"
-  done | docker -H "$DOCKER_STREAM_NODE_1" exec -i zookeeper-1 zkCli.sh >/dev/null 2>&1
-  printf '%s\n' "$left" | cut -d ' ' -f 1,2 | sort -u | while read -r slot table; do
-    on "$slot" "SYSTEM RESTART REPLICA dev.$table"
+# What was in it is stored anew by now, so the entry is taken out of the queue. Only if it has waited all the time, and
+# nobody is away who may yet have the part. Current servers put an empty part there.
+if [ "$current" = 0 ]; then
+  waiting() {
+    for slot in 1 2 3; do
+      away=$(on "$slot" "SELECT count() FROM system.replicas WHERE database = 'dev' AND active_replicas < total_replicas")
+      [ "$away" = 0 ] || { echo away; return; }
+      on "$slot" "SELECT concat('$slot ', table, ' ', node_name) FROM system.replication_queue WHERE database = 'dev' AND table IN ('events_replicated', 'alerts_replicated', 'undated_replicated') AND last_exception LIKE '%No active replica has part%'"
+    done
+  }
+  left=$(waiting)
+  deadline=$(($(date +%s) + 30))
+  while [ -n "$left" ] && [ "$(date +%s)" -lt $deadline ]; do
+    sleep 1
+    now=$(waiting)
+    if printf '%s\n' "$now" | grep -qx away; then left= && break; fi
+    left=$(printf '%s\n' "$left" | while read -r line; do if printf '%s\n' "$now" | grep -qxF "$line"; then echo "$line"; fi; done)
   done
+  if printf '%s\n' "$left" | grep -qx away; then left=; fi
+  if [ -n "$left" ]; then
+    printf '%s\n' "$left" | while read -r slot table node; do
+      echo "delete $(path_of "$table")/replicas/$(name "$slot")/queue/$node"
+    done | docker -H "$DOCKER_STREAM_NODE_1" exec -i zookeeper-1 zkCli.sh >/dev/null 2>&1
+    printf '%s\n' "$left" | cut -d ' ' -f 1,2 | sort -u | while read -r slot table; do
+      on "$slot" "SYSTEM RESTART REPLICA dev.$table"
+      echo "$(name "$slot"): $table waits no longer for a part that is nowhere"
+    done
+  fi
 fi
-# Nobody needs these any more, and Kafka forgets them by itself in time.
-groups --delete --group clickhouse-ingest-events-recovery --group clickhouse-alerts-recovery --group clickhouse-undated-recovery >/dev/null 2>&1 || true
+
+# Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
+# without its view would be committed, and stored nowhere.
+everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
+queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_332e4e3d_$rows', 'alerts_queue_26d18523_$rows', 'undated_queue_a8dd6e82_$rows')")
+if [ -n "$queues" ]; then
+  # A queue that goes while its group is being divided anew may abort 18.16.
+  sleep 10
+  for queue in $(printf '%s\n' "$queues" | sort -u); do
+    on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
+  done
+  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_332e4e3d_$rows', 'alerts_queue_26d18523_$rows', 'undated_queue_a8dd6e82_$rows')")
+  [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
+fi
+views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_332e4e3d_$rows', 'alerts_consumer_26d18523_$rows', 'undated_consumer_a8dd6e82_$rows')")
+for view in $(printf '%s\n' "$views" | sort -u); do
+  on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
+done
