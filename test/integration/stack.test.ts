@@ -453,7 +453,9 @@ describe.skipIf(!reachable)("a stack's life", () => {
     expect(said).toContain(`${sent.length} of ${sent.length} lines acknowledged`);
     expect(Number(await stored(clickhouse))).toBe(before + sent.length);
     for (const other of others) {
-      expect(Number(await stored(other)), `${other.name} has not all of it`).toBeLessThan(before + sent.length);
+      expect(Number(await stored(other)), `${other.name} has not all of it`).toBeLessThan(
+        before + sent.length,
+      );
     }
     for (const name of [clickhouse.name, broker.name, zookeeper.name, proxy.name]) {
       await docker.getContainer(name).remove({ force: true, v: true });
