@@ -84,13 +84,13 @@ read_again() {
     }')
   deadline=$(($(date +%s) + 120))
   # It succeeds also where it has refused, because the group of an interrupted run is not yet empty.
-  until said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span#* }S" --dry-run 2>&1) &&
+  until said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span#* }S" --dry-run --export 2>&1) &&
     ! printf '%s\n' "$said" | grep -q '^Error'; do
     if [ "$(date +%s)" -ge $deadline ]; then echo "$said" >&2; exit 1; fi
     sleep 1
   done
-  # Lines: partition, offset.
-  ends=$(printf '%s\n' "$said" | awk '$2 == "'"$topic"'" && $4 ~ /^[0-9]+$/ { print $3, $4 }')
+  # Lines: topic, partition, offset, with commas; then partition, offset.
+  ends=$(printf '%s\n' "$said" | tr -d '"' | awk -F , '$1 == "'"$topic"'" && $3 ~ /^[0-9]+$/ { print $2, $3 }')
   [ -n "$ends" ] || { echo "Kafka does not say how far $group is to read in $topic: $said" >&2; exit 1; }
   said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span% *}S" --execute 2>&1) || { echo "$said" >&2; exit 1; }
   if printf '%s\n' "$said" | grep -q '^Error'; then echo "$said" >&2; exit 1; fi
