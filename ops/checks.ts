@@ -32,7 +32,7 @@ export interface CheckContext {
 
 /**
  * A load balancer that has let the address go may not have it for a while, on purpose, and that is not yet a failure:
- * seconds, a little more than it takes.
+ * seconds, a little more than the minute after which vip-keeper.sh ends it.
  */
 const letGoSeconds = 70;
 /** So long its watchers may take to see that HAProxy is back, seconds. */

@@ -10,8 +10,8 @@ import { createHash } from "node:crypto";
 const header =
   "<!-- Rendered from components/render/clickhouse.ts; changes here are lost at the next up. -->";
 
-/** Where replicas keep their metadata in ZooKeeper. */
 const pathOf = (shard: string) => `/clickhouse/tables/${shard}`;
+/** Where replicas keep their tables' metadata in ZooKeeper. */
 export const tablesPath = pathOf(names.clickhouseShard);
 
 /** config.d of one replica, without secrets: file name → text. */
@@ -257,19 +257,8 @@ export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
  */
 const blockRows = { current: 65536, old: 100 } as const;
 
-/** What makes a feed's queue, and the view that takes rows from there to the table, as templates: see {@link intakeOf}. */
-function intakeTemplate(topology: Topology, feed: Feed, rows: string): { queue: string; view: string } {
-  const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
-  return {
-    queue: `(
-  ${feed.columns}${feed.flag === undefined ? "" : `,\n  ${feed.flag} UInt8`}
-) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
-  kafka_group_name = 'GROUP', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = ${rows}`,
-    view: `TO ${names.database}.${feed.table} AS
-SELECT ${columnNames(feed.columns)} FROM QUEUE${feed.flag === undefined ? "" : ` WHERE ${feed.flag} = 1`}`,
-  };
-}
+/** What the names of a feed's queue and view begin with. */
+const stemOf = ({ table }: Feed) => table.replace("_replicated", "");
 
 /** A queue and its view, by their names in the database, and the statements that make them if they are not there. */
 interface Intake {
@@ -288,16 +277,21 @@ function intakeOf(
   feed: Feed,
   { suffix, group, on, rows }: { suffix: string; group: string; on: string; rows: string },
 ): Intake {
-  const template = intakeTemplate(topology, feed, rows);
-  const stem = feed.table.replace("_replicated", "");
-  const [queue, view] = [`${stem}_queue_${suffix}`, `${stem}_consumer_${suffix}`];
-  const inDatabase = (name: string): string => `${names.database}.${name}`;
+  const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
+  const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
+  const [flag, flagged] =
+    feed.flag === undefined ? ["", ""] : [`,\n  ${feed.flag} UInt8`, ` WHERE ${feed.flag} = 1`];
   return {
     queue,
     view,
     statements: [
-      `CREATE TABLE IF NOT EXISTS ${inDatabase(queue)}${on} ${template.queue.replace("GROUP", group)}`,
-      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${inDatabase(view)}${on} ${template.view.replace("QUEUE", inDatabase(queue))}`,
+      `CREATE TABLE IF NOT EXISTS ${names.database}.${queue}${on} (
+  ${feed.columns}${flag}
+) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
+  kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
+  kafka_max_block_size = ${rows}`,
+      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
+SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}${flagged}`,
     ],
   };
 }
@@ -308,13 +302,11 @@ function intakeOf(
  */
 function currentIntakes(topology: Topology, rows: string): Intake[] {
   return feeds.map((feed) => {
-    const { queue, view } = intakeTemplate(topology, feed, "");
-    const version = createHash("sha256")
-      .update([feed.group, queue, view].join("\n"))
-      .digest("hex")
-      .slice(0, 8);
+    const { group } = feed;
     const on = ` ON CLUSTER ${names.clickhouseCluster}`;
-    return intakeOf(topology, feed, { suffix: `${version}_${rows}`, group: feed.group, on, rows });
+    const { statements } = intakeOf(topology, feed, { suffix: "", group, on, rows: "" });
+    const version = createHash("sha256").update(statements.join("\n")).digest("hex").slice(0, 8);
+    return intakeOf(topology, feed, { suffix: `${version}_${rows}`, group, on, rows });
   });
 }
 
@@ -354,9 +346,7 @@ export interface LostFeed extends Reader {
 export function staleIntakes(topology: Topology, rows: string): { queues: string; views: string } {
   const intakes = currentIntakes(topology, rows);
   const of = (engine: string, kind: string, kept: readonly string[]): string => {
-    const like = feeds
-      .map(({ table }) => `name LIKE '${table.replace("_replicated", "")}_${kind}%'`)
-      .join(" OR ");
+    const like = feeds.map((feed) => `name LIKE '${stemOf(feed)}_${kind}%'`).join(" OR ");
     const current = kept.map((name) => `'${name}'`).join(", ");
     return `SELECT name FROM system.tables WHERE database = '${names.database}' AND engine = '${engine}' AND (${like}) AND name NOT IN (${current})`;
   };

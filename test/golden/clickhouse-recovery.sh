@@ -236,17 +236,17 @@ fi
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
 # without its view would be committed, and stored nowhere.
 everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
-queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_332e4e3d_$rows', 'alerts_queue_26d18523_$rows', 'undated_queue_a8dd6e82_$rows')")
+queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_6cf18a55_$rows', 'alerts_queue_73bcfa14_$rows', 'undated_queue_3a947acc_$rows')")
 if [ -n "$queues" ]; then
   # A queue that goes while its group is being divided anew may abort 18.16.
   sleep 10
   for queue in $(printf '%s\n' "$queues" | sort -u); do
     on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
   done
-  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_332e4e3d_$rows', 'alerts_queue_26d18523_$rows', 'undated_queue_a8dd6e82_$rows')")
+  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_6cf18a55_$rows', 'alerts_queue_73bcfa14_$rows', 'undated_queue_3a947acc_$rows')")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
 fi
-views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_332e4e3d_$rows', 'alerts_consumer_26d18523_$rows', 'undated_consumer_a8dd6e82_$rows')")
+views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_6cf18a55_$rows', 'alerts_consumer_73bcfa14_$rows', 'undated_consumer_3a947acc_$rows')")
 for view in $(printf '%s\n' "$views" | sort -u); do
   on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
 done

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_id, event_timestamp);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue_332e4e3d_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_6cf18a55_$rows ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -56,10 +56,10 @@ CREATE TABLE IF NOT EXISTS dev.events_queue_332e4e3d_$rows ON CLUSTER siem_clust
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_332e4e3d_$rows ON CLUSTER siem_cluster TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_332e4e3d_$rows;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_6cf18a55_$rows ON CLUSTER siem_cluster TO dev.events_replicated AS
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_6cf18a55_$rows;
 
-CREATE TABLE IF NOT EXISTS dev.alerts_queue_26d18523_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_73bcfa14_$rows ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -72,10 +72,10 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue_26d18523_$rows ON CLUSTER siem_clust
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_26d18523_$rows ON CLUSTER siem_cluster TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_26d18523_$rows;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_73bcfa14_$rows ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_73bcfa14_$rows;
 
-CREATE TABLE IF NOT EXISTS dev.undated_queue_a8dd6e82_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.undated_queue_3a947acc_$rows ON CLUSTER siem_cluster (
   tenant_id String,
   event_id String,
   event_timestamp UInt32,
@@ -84,8 +84,8 @@ CREATE TABLE IF NOT EXISTS dev.undated_queue_a8dd6e82_$rows ON CLUSTER siem_clus
   kafka_group_name = 'clickhouse-undated', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = $rows;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_a8dd6e82_$rows ON CLUSTER siem_cluster TO dev.undated_replicated AS
-SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_a8dd6e82_$rows WHERE is_undated = 1;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_3a947acc_$rows ON CLUSTER siem_cluster TO dev.undated_replicated AS
+SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_3a947acc_$rows WHERE is_undated = 1;
 SQL
 plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND engine = 'ReplicatedMergeTree' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated')")
 if [ "$plain" != 0 ]; then
