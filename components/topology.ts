@@ -62,6 +62,8 @@ export interface Topology {
   readonly retention: readonly Replica[];
   /** Mends what Docker leaves broken: one a host, by the same name on each. */
   readonly supervisor: { readonly name: string; readonly alias: string };
+  /** Starts the supervisor where that was killed, and is started by it: one beside each. */
+  readonly watchdog: { readonly name: string; readonly alias: string };
 }
 
 /** Zones, and nodes of each role: one a zone. */
@@ -202,5 +204,6 @@ export function plan(options: TopologyOptions = {}): Topology {
       alias: `${alias}-retention`,
     })),
     supervisor: { name: `${prefix}supervisor`, alias: "supervisor" },
+    watchdog: { name: `${prefix}watchdog`, alias: "watchdog" },
   };
 }

@@ -21,6 +21,8 @@ export const bundleModule = import.meta.filename;
 const requireBanner =
   'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);';
 
+const nothing = join(import.meta.dirname, "nothing.ts");
+
 /** How every bundle is made. */
 export const bundling = {
   bundle: true,
@@ -51,14 +53,14 @@ export function sourcesOf(entry: string, root: string): string[] {
  * The program as one file in `node_modules/.cache`, made again when its sources or packages change. It starts without
  * tsx, and without looking for hundreds of files.
  * @param entry the program, below root
- * @param external packages that can't be bundled; they are found from where the file lies
+ * @param unused packages that the program loads and never uses; in the file they are empty
  * @returns its path, always the same for an entry.
  */
-export function bundled(entry: string, root: string, external: readonly string[] = []): string {
+export function bundled(entry: string, root: string, unused: readonly string[] = []): string {
   const name = relative(root, entry);
   const folder = join(root, "node_modules/.cache/siem-ha");
   const file = join(folder, `${name.replaceAll(/[^a-z]+/g, "-")}.mjs`);
-  const hash = createHash("sha256").update(JSON.stringify(external));
+  const hash = createHash("sha256").update(JSON.stringify(unused));
   for (const source of [...sourcesOf(entry, root), bundleModule, join(root, "package-lock.json")])
     hash.update(readFileSync(source));
   const head = `// ${name} ${hash.digest("hex")}\n`;
@@ -67,7 +69,7 @@ export function bundled(entry: string, root: string, external: readonly string[]
     ...bundling,
     absWorkingDir: root,
     entryPoints: [entry],
-    external: [...external],
+    alias: Object.fromEntries(unused.map((name) => [name, nothing])),
     write: false,
   });
   mkdirSync(folder, { recursive: true });

@@ -59,13 +59,13 @@ export async function survey(docker: Docker): Promise<Daemon> {
 
 /** The names that a stack on one daemon takes. */
 export function namesOf(topology: Topology): { containers: string[]; volumes: string[]; network: string } {
-  const { haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse, retention, supervisor } =
-    topology;
+  const { haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse, retention } = topology;
   const guests = [haproxy, keepalived, witness, api, ingestor, zookeeper, kafka, clickhouse, retention];
+  const { supervisor, watchdog } = topology;
   return {
     // The last ones live for the second in which they write a proxy's configuration.
     containers: [
-      ...[...topology.nodes, ...guests.flat(), supervisor].map(({ name }) => name),
+      ...[...topology.nodes, ...guests.flat(), supervisor, watchdog].map(({ name }) => name),
       ...haproxy.map(({ name }) => `${name}-config`),
     ],
     volumes: [

@@ -33,8 +33,8 @@ describe("the local stack", () => {
       // Five public ones, five of our own.
       "docker:index/remoteImage:RemoteImage": 5 + 5,
       // Nine anchors; three each of ZooKeeper, Kafka, ClickHouse, API, ingestor; retention beside each ClickHouse; two
-      // HAProxy, two Keepalived; the witness and the supervisor.
-      "docker:index/container:Container": 9 + 15 + 3 + 4 + 2,
+      // HAProxy, two Keepalived; the witness, the supervisor and its watchdog.
+      "docker:index/container:Container": 9 + 15 + 3 + 4 + 3,
       // ZooKeeper data and log, Kafka, ClickHouse: three each; two HAProxy configurations, what HAProxy and
       // Keepalived of each share, and the supervisor's memory.
       "docker:index/volume:Volume": 12 + 2 + 2 + 1,
@@ -91,17 +91,29 @@ describe("the local stack", () => {
     expect(added["kafka-1"]).toEqual([]);
   });
 
-  it("gives Docker's socket to the supervisor alone, and nothing else to it", () => {
+  it("gives Docker's socket to the supervisor and its watchdog alone, and nothing else to them", () => {
     const mounting = containers().filter(({ inputs }) => JSON.stringify(inputs).includes("docker.sock"));
-    expect(mounting.map(({ name }) => name)).toEqual(["supervisor"]);
-    expect(find("supervisor")).toMatchObject({
-      networkMode: "none",
-      readOnly: true,
-      capabilities: { drops: ["ALL"] },
-      securityOpts: ["no-new-privileges"],
-      restart: "always",
-    });
-    expect(find("supervisor")["capabilities"]).not.toHaveProperty("adds");
+    expect(mounting.map(({ name }) => name).sort()).toEqual(["supervisor", "watchdog"]);
+    for (const { name, inputs } of mounting) {
+      expect(inputs, name).toMatchObject({
+        networkMode: "none",
+        readOnly: true,
+        capabilities: { drops: ["ALL"] },
+        securityOpts: ["no-new-privileges"],
+        restart: "always",
+      });
+      expect(inputs["capabilities"], name).not.toHaveProperty("adds");
+    }
+  });
+
+  it("has the watchdog look after the supervisor, and remember beside it", () => {
+    const stack = "STACK=local";
+    expect(find("supervisor")["envs"]).toEqual([stack, "STATE_FILE=/var/lib/siem-ha/supervisor.json"]);
+    expect(find("watchdog")["envs"]).toEqual([
+      stack,
+      "STATE_FILE=/var/lib/siem-ha/watchdog.json",
+      "WATCHES=supervisor",
+    ]);
   });
 
   it("tells the supervisor which address a node must not have without its Keepalived", () => {
@@ -125,7 +137,7 @@ describe("the local stack", () => {
   });
 
   it("puts every guest into its anchor's namespace, with nothing of its own that an anchor owns", () => {
-    const anchors = new Set([...plan().nodes.map((node) => node.alias), "supervisor"]);
+    const anchors = new Set([...plan().nodes.map((node) => node.alias), "supervisor", "watchdog"]);
     for (const { name, inputs } of containers().filter((resource) => !anchors.has(resource.name))) {
       expect(inputs["networkMode"], name).toMatch(/^container:(lb|stream|store)-node-[123]-id$/);
       for (const field of ["hostname", "ports", "hosts", "dns", "networksAdvanced"]) {

@@ -1,4 +1,5 @@
-// A supervisor on every host: mends what Docker's restart policy leaves broken. See services/supervisor.
+// A supervisor on every host: mends what Docker's restart policy leaves broken. See services/supervisor. A watchdog
+// beside it, the same program, starts it again where it was killed.
 
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
@@ -18,8 +19,8 @@ const socket = "/var/run/docker.sock";
 const stateDirectory = "/var/lib/siem-ha";
 
 /**
- * Whoever has a daemon's socket is root on its host: so this one has no network, no right beside it, a file system that
- * can't be written, and a few lines of code. It acts on nothing but the stack's own containers.
+ * Whoever has a daemon's socket is root on its host: so these two have no network, no right beside it, a file system
+ * that can't be written, and a few lines of code. They act on nothing but the stack's own containers.
  */
 export class Supervisors extends pulumi.ComponentResource {
   constructor(name: string, args: SupervisorsArgs, opts?: pulumi.ComponentResourceOptions) {
@@ -31,42 +32,63 @@ export class Supervisors extends pulumi.ComponentResource {
       if (!hosts.has(host)) hosts.set(host, node);
     }
     for (const [host, node] of hosts) {
-      const { name: containerName } = topology.supervisor;
-      const alias =
-        hosts.size === 1 ? topology.supervisor.alias : `${node.alias}-${topology.supervisor.alias}`;
+      const { supervisor, watchdog } = topology;
+      const aliasOf = (alias: string) => (hosts.size === 1 ? alias : `${node.alias}-${alias}`);
       const state = volume(
-        `${alias}-state`,
-        { host, volumeName: `${containerName}-state`, keep: false },
+        `${aliasOf(supervisor.alias)}-state`,
+        { host, volumeName: `${supervisor.name}-state`, keep: false },
         { parent: this },
       );
-      new docker.Container(
-        alias,
-        {
-          name: containerName,
-          image: host.ownImage("supervisor"),
-          networkMode: "none",
-          envs: [`STACK=${host.stack}`, `STATE_FILE=${stateDirectory}/supervisor.json`],
-          volumes: [
-            { hostPath: socketOf(host), containerPath: socket },
-            { volumeName: state.name, containerPath: stateDirectory },
-          ],
-          readOnly: true,
-          restart: "always",
-          capabilities: { drops: ["ALL"] },
-          securityOpts: ["no-new-privileges"],
-          logDriver: "json-file",
-          logOpts: { "max-size": "10m", "max-file": "3" },
-          memory: limitMb.supervisor,
-          memorySwap: limitMb.supervisor,
-          wait: false,
-          destroyGraceSeconds: 5,
-          labels: [{ label: names.label, value: host.stack }],
-        },
-        { parent: this, ...tiedTo(host), deleteBeforeReplace: true, dependsOn: [...(args.after ?? [])] },
-      );
+      const on = { host, state: state.name, parent: this, after: args.after ?? [] };
+      supervise(aliasOf(supervisor.alias), { ...on, ...supervisor });
+      supervise(aliasOf(watchdog.alias), { ...on, ...watchdog, watches: supervisor.name });
     }
     this.registerOutputs();
   }
+}
+
+interface SuperviseArgs {
+  readonly host: Host;
+  readonly name: string;
+  /** The only container that it looks after. @default all of the stack on this host but itself */
+  readonly watches?: string;
+  /** Name of the volume in which it remembers what was stopped. */
+  readonly state: pulumi.Input<string>;
+  readonly parent: pulumi.Resource;
+  readonly after: readonly pulumi.Resource[];
+}
+
+function supervise(alias: string, { host, name, watches, state, parent, after }: SuperviseArgs): void {
+  const stateFile = `${stateDirectory}/${watches === undefined ? "supervisor" : "watchdog"}.json`;
+  new docker.Container(
+    alias,
+    {
+      name,
+      image: host.ownImage("supervisor"),
+      networkMode: "none",
+      envs: [
+        `STACK=${host.stack}`,
+        `STATE_FILE=${stateFile}`,
+        ...(watches === undefined ? [] : [`WATCHES=${watches}`]),
+      ],
+      volumes: [
+        { hostPath: socketOf(host), containerPath: socket },
+        { volumeName: state, containerPath: stateDirectory },
+      ],
+      readOnly: true,
+      restart: "always",
+      capabilities: { drops: ["ALL"] },
+      securityOpts: ["no-new-privileges"],
+      logDriver: "json-file",
+      logOpts: { "max-size": "10m", "max-file": "3" },
+      memory: limitMb.supervisor,
+      memorySwap: limitMb.supervisor,
+      wait: false,
+      destroyGraceSeconds: 5,
+      labels: [{ label: names.label, value: host.stack }],
+    },
+    { parent, ...tiedTo(host), deleteBeforeReplace: true, dependsOn: [...after] },
+  );
 }
 
 /** Where the daemon's socket is on its own host. */

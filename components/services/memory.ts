@@ -13,6 +13,7 @@ export const besideHeapMb = {
 /** Memory limits of the containers that have the same in every configuration, MB. */
 export const limitMb = {
   anchor: 32,
+  /** Or the watchdog, which is the same program. */
   supervisor: 96,
   haproxy: 256,
   keepalived: 96,
@@ -72,7 +73,7 @@ export function memoryLimits(
     ...fixed(topology.haproxy, limitMb.haproxy),
     ...fixed(topology.keepalived, limitMb.keepalived),
     ...fixed([topology.witness], limitMb.witness),
-    ...fixed([topology.supervisor], limitMb.supervisor),
+    ...fixed([topology.supervisor, topology.watchdog], limitMb.supervisor),
     ...fixed(topology.nodes, limitMb.anchor),
   ];
 }

@@ -47,15 +47,9 @@ export class Faults {
   readonly #options: FaultsOptions;
   readonly #broken = new Set<Broken>();
   #over = false;
-  #manualSteps = 0;
 
   constructor(options: FaultsOptions) {
     this.#options = options;
-  }
-
-  /** What a person would have had to do so far: starts of what was killed, which nobody else starts again. */
-  get manualSteps(): number {
-    return this.#manualSteps;
   }
 
   /** What a person has to do to take back what is broken at this moment. */
@@ -83,6 +77,20 @@ export class Faults {
     return this.takeBack();
   }
 
+  /** What a person would have to do now: start what nobody has started, thaw what nobody has thawed. */
+  async leftToPeople(): Promise<string[]> {
+    const { docker, label } = this.#options.tools;
+    const all = await docker.listContainers({ all: true, filters: { label: [`${names.label}=${label}`] } });
+    const verbs: Readonly<Record<string, string>> = {
+      ...{ exited: "start", created: "start", dead: "start" },
+      paused: "unpause",
+    };
+    return all.flatMap(({ Id, Names, State }) => {
+      const verb = verbs[State];
+      return verb === undefined ? [] : [this.#docker(verb, [Names[0]?.slice(1) ?? Id])];
+    });
+  }
+
   /** Whether something is broken that has to be taken back. */
   get pending(): boolean {
     return this.#broken.size > 0;
@@ -101,18 +109,6 @@ export class Faults {
         const nodes = this.#anchorsOf(fault.victims, parts);
         return nodes.length === 0 ? this.#kill(containers) : this.#killNodes(nodes, containers);
       }
-      case "kill, then start": {
-        const containers = await this.#containersOf(fault.victims, parts);
-        return this.#while(fault.seconds, {
-          start: async () => void (await this.#kill(containers)),
-          undo: async () => {
-            const started = await this.#start(containers);
-            // It did not stop them itself, so whoever starts them now mends.
-            this.#manualSteps += started.length;
-          },
-          byHand: () => this.#docker("start", containers),
-        });
-      }
       case "stop": {
         const containers = await this.#containersOf(fault.victims, parts);
         return this.#while(fault.seconds, {
@@ -120,7 +116,7 @@ export class Faults {
             await every(containers, (name) => this.#get(name).stop({ t: graceSeconds }));
             this.#say("stopped", containers);
           },
-          undo: async () => void (await this.#start(containers)),
+          undo: () => this.#start(containers),
           byHand: () => this.#docker("start", containers),
         });
       }
@@ -241,16 +237,10 @@ export class Faults {
     return at;
   }
 
-  /** @returns those that it has started; the others ran already, by whomever. */
-  async #start(containers: readonly string[]): Promise<string[]> {
-    const started: string[] = [];
-    await every(containers, (name) =>
-      this.#get(name)
-        .start()
-        .then(() => started.push(name), unless(304)),
-    );
+  async #start(containers: readonly string[]): Promise<void> {
+    // What runs already, somebody else has started.
+    await every(containers, (name) => this.#get(name).start().catch(unless(304)));
     this.#say("started", containers);
-    return started;
   }
 
   async #kill(containers: readonly string[]): Promise<number> {
@@ -313,7 +303,7 @@ export class Faults {
           );
           this.#say("restarted", containers);
         },
-        undo: async () => void (await this.#start(containers)),
+        undo: () => this.#start(containers),
         byHand: () => this.#docker("start", containers),
       });
     }

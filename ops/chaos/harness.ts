@@ -105,12 +105,10 @@ export class Harness {
       began: new Date(began).toISOString(),
       ...(scenario.promise === undefined ? {} : { promise: scenario.promise }),
       ...(scenario.needs === undefined ? {} : { needs: scenario.needs }),
-      ...(scenario.manualSteps === undefined ? {} : { manualSteps: scenario.manualSteps }),
     };
     const seconds = () => Math.round((Date.now() - began) / 100) / 10;
     const name = `chaos-${this.#run}-${++this.#count}`;
     const client = await this.#client(name);
-    const stepsBefore = this.#faults.manualSteps;
     const load = new Load(client, name);
     load.start();
     try {
@@ -134,6 +132,8 @@ export class Harness {
       const { at: healthyAt, unhealthy } = await this.#healthy(contract.healthySeconds, () => load.missing());
       await load.stop();
       const until = Date.now();
+      // What is down after so long, nobody but a person starts.
+      const manualSteps = healthyAt === undefined ? await this.#faults.leftToPeople() : [];
       const settlement = await this.#settle(client, load.ledger, name).catch((error: unknown) => {
         load.wrong.push(`can't be settled: ${(error as Error).message}`);
         return nothing;
@@ -157,7 +157,7 @@ export class Harness {
         uninvited: [...new Set([...settlement.uninvited, ...load.uninvited])],
         wrong: load.wrong,
         overlap: overlapOf(this.#holders.changes, began, until),
-        manualSteps: this.#faults.manualSteps - stepsBefore,
+        manualSteps,
       };
       const result = { ...head, seconds: seconds(), measured, ...judge(scenario, measured) };
       this.#settled.set(result, { tenant: name, ledger: load.ledger });

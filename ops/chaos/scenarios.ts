@@ -31,6 +31,7 @@ export const services = [
   "kafka",
   "clickhouse",
   "supervisor",
+  "watchdog",
 ] as const;
 export type Service = (typeof services)[number];
 
@@ -45,8 +46,6 @@ export type Fault =
   | { readonly do: "stop"; readonly victims: readonly Victim[]; readonly seconds: number }
   /** SIGKILL, all at the same moment; nobody starts anything again but the platform itself. */
   | { readonly do: "kill"; readonly victims: readonly Victim[] }
-  /** SIGKILL, after which somebody has to start it: nothing watches over the supervisor. */
-  | { readonly do: "kill, then start"; readonly victims: readonly Victim[]; readonly seconds: number }
   /** Frozen, as by a hypervisor or a full machine, and thawed `seconds` later. */
   | { readonly do: "pause"; readonly victims: readonly Victim[]; readonly seconds: number }
   | { readonly do: "restart"; readonly victims: readonly Victim[] }
@@ -70,12 +69,9 @@ export interface Scenario {
   readonly breaks: string;
   /**
    * Who mends it: Docker and the services themselves, the supervisor, or the end of the fault, which is its own: what it
-   * stopped it starts. A person only where nothing watches over what was killed.
+   * stopped it starts.
    */
-  readonly heals:
-    "by itself" | "by the supervisor" | "when the fault ends" | "by hand, then by the supervisor";
-  /** How many steps by hand that takes. @default none */
-  readonly manualSteps?: number;
+  readonly heals: "by itself" | "by the supervisor" | "by the watchdog" | "when the fault ends";
   /** Faults of one step come at the same moment; the next step comes `pauseSeconds` later. */
   readonly steps: readonly (readonly Fault[])[];
   /** @default 4 */
@@ -487,15 +483,15 @@ export function scenariosOf(topology: Topology): Scenario[] {
     },
     {
       name: "supervisor-and-api-kill",
-      breaks: `the supervisor and an API are killed at once; the supervisor is started by hand ${shortSeconds} s later`,
-      heals: "by hand, then by the supervisor",
-      manualSteps: 1,
-      steps: [
-        [
-          { do: "kill, then start", victims: [replica("supervisor", 1)], seconds: shortSeconds },
-          { do: "kill", victims: [replica("api", 1)] },
-        ],
-      ],
+      breaks: "the supervisor and an API are killed at once",
+      heals: "by the watchdog",
+      steps: [[{ do: "kill", victims: [replica("supervisor", 1), replica("api", 1)] }]],
+    },
+    {
+      name: "watchdog-and-ingestor-kill",
+      breaks: "the watchdog and an ingestor are killed at once",
+      heals: "by the supervisor",
+      steps: [[{ do: "kill", victims: [replica("watchdog", 1), replica("ingestor", 1)] }]],
     },
     {
       name: "daemon-restart",
@@ -508,25 +504,23 @@ export function scenariosOf(topology: Topology): Scenario[] {
   return found;
 }
 
-/** Two of different areas, each with one step, broken at once. */
+/** Two of different areas at once, step by step. What either promises alone, both together don't. */
 export function pairsOf(scenarios: readonly Scenario[]): Scenario[] {
-  const single = scenarios.filter(
-    ({ area, steps, promise }) =>
-      area !== undefined && steps.length === 1 && promise?.limit !== "failed requests",
-  );
-  return single.flatMap((one, index) =>
-    single.slice(index + 1).flatMap((other) => {
-      const [ours, theirs] = [one.steps[0], other.steps[0]];
-      if (one.area === other.area || ours === undefined || theirs === undefined) return [];
-      return [
-        {
+  const some = scenarios.filter(({ area }) => area !== undefined);
+  return some.flatMap((one, index) =>
+    some
+      .slice(index + 1)
+      .filter(({ area }) => area !== one.area)
+      .map((other): Scenario => {
+        const [long, short] = one.steps.length < other.steps.length ? [other, one] : [one, other];
+        return {
           name: `${one.name}+${other.name}`,
           breaks: `${one.breaks}; at once ${other.breaks}`,
           heals: one.heals === "when the fault ends" ? one.heals : other.heals,
-          steps: [[...ours, ...theirs]],
-        } satisfies Scenario,
-      ];
-    }),
+          steps: long.steps.map((step, number) => [...step, ...(short.steps[number] ?? [])]),
+          ...(long.pauseSeconds === undefined ? {} : { pauseSeconds: long.pauseSeconds }),
+        };
+      }),
   );
 }
 
@@ -545,12 +539,8 @@ export function placesOf(
   }
   const slot = slotOf(victim.which);
   if (victim.kind === "replica") {
-    if (victim.service === "supervisor") {
-      const [first] = topology.nodes;
-      return { containers: [`${first?.name.slice(0, -first.alias.length) ?? ""}supervisor`], anchors: [] };
-    }
-    if (victim.service === "witness") return { containers: [topology.witness.name], anchors: [] };
-    const found = topology[victim.service].find((one) => one.slot === slot);
+    // On one daemon there is one of these.
+    const found = [topology[victim.service]].flat().find((one) => !("slot" in one) || one.slot === slot);
     if (found === undefined) throw new Error(`there is no ${victim.service} ${slot}`);
     return { containers: [found.name], anchors: [] };
   }

@@ -36,8 +36,8 @@ export interface Measured {
   /** Answers to clients that must never come. */
   readonly wrong: readonly string[];
   readonly overlap: Overlap;
-  /** Starts of what was killed, which nobody but the harness started: a person would have had to. */
-  readonly manualSteps: number;
+  /** What a person would have to do after the time to get well was over. */
+  readonly manualSteps: readonly string[];
 }
 
 export interface Result {
@@ -58,8 +58,6 @@ export interface Result {
   readonly promise?: NonNullable<Scenario["promise"]>;
   /** What it needs beyond a running stack. @default nothing */
   readonly needs?: NonNullable<Scenario["needs"]>;
-  /** Manual steps that are known to be needed. @default none */
-  readonly manualSteps?: number;
 }
 
 const some = (ids: readonly string[]) =>
@@ -67,7 +65,7 @@ const some = (ids: readonly string[]) =>
 
 /** What was broken and what was missed. */
 export function judge(
-  { promise, manualSteps = 0 }: Pick<Scenario, "promise" | "manualSteps">,
+  { promise }: Pick<Scenario, "promise">,
   measured: Measured,
 ): Pick<Result, "broken" | "missed"> {
   const broken: string[] = [];
@@ -84,8 +82,7 @@ export function judge(
     broken.push(`two nodes had the VIP for ${overlap.longestMs} ms (allowed: ${contract.overlapMs})`);
   if (healthySeconds === undefined)
     broken.push(`not healthy after ${contract.healthySeconds} s: ${some(unhealthy)}`);
-  if (measured.manualSteps > manualSteps)
-    broken.push(`${measured.manualSteps} manual steps were needed (known: ${manualSteps})`);
+  if (measured.manualSteps.length > 0) broken.push(`a person has to type: ${some(measured.manualSteps)}`);
   switch (promise?.limit) {
     case "outage":
       if (vip.outageMs > promise.ms)

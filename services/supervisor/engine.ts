@@ -43,23 +43,28 @@ export class Engine {
   readonly #docker: DockerApi;
   readonly #stack: string;
   readonly #self: string;
+  readonly #only: string | undefined;
 
-  /** @param self start of this process's own container id */
-  constructor(docker: DockerApi, stack: string, self: string) {
+  /**
+   * @param self start of this process's own container id
+   * @param only name of the one container that it looks at. @default all of the stack's but its own
+   */
+  constructor(docker: DockerApi, stack: string, self: string, only?: string) {
     this.#docker = docker;
     this.#stack = stack;
     this.#self = self;
+    this.#only = only;
   }
 
-  /** The stack's containers on this host, without the supervisor itself. */
+  /** The stack's containers on this host that it is to look at. */
   async containers(): Promise<Container[]> {
     const listed = (await this.#docker.call("GET", "/containers/json", {
       all: "1",
       filters: JSON.stringify({ label: [`${names.label}=${this.#stack}`] }),
-    })) as { readonly Id: string }[];
+    })) as { readonly Id: string; readonly Names: readonly string[] }[];
     const found = await Promise.all(
       listed
-        .filter(({ Id }) => !Id.startsWith(this.#self))
+        .filter(({ Id, Names }) => this.#looksAt(Id, Names[0]?.slice(1)))
         .map(async ({ Id }) => {
           try {
             return describe((await this.#docker.call("GET", `/containers/${Id}/json`)) as Inspected);
@@ -107,7 +112,8 @@ export class Engine {
         yield { nano: timeNano };
         continue;
       }
-      if (Actor.Attributes[names.label] !== this.#stack || Actor.ID.startsWith(this.#self)) continue;
+      if (Actor.Attributes[names.label] !== this.#stack) continue;
+      if (!this.#looksAt(Actor.ID, Actor.Attributes["name"])) continue;
       if (Action === "create") continue;
       if (Action === "pause" || Action === "unpause") {
         yield { nano: timeNano };
@@ -124,6 +130,10 @@ export class Engine {
       };
     }
     throw new Error("Docker's events have ended");
+  }
+
+  #looksAt(id: string, name: string | undefined): boolean {
+    return !id.startsWith(this.#self) && (this.#only === undefined || name === this.#only);
   }
 
   async start(container: Container): Promise<void> {

@@ -40,8 +40,8 @@ export const commonCounts = {
   "aws:ecr/repository:Repository": 5,
   "aws:ecr/lifecyclePolicy:LifecyclePolicy": 5,
   // Nine anchors; five services of three; retention beside each ClickHouse; two HAProxy, two Keepalived; the witness;
-  // nine supervisors.
-  "docker:index/container:Container": 9 + 15 + 3 + 4 + 1 + 9,
+  // nine supervisors with a watchdog each.
+  "docker:index/container:Container": 9 + 15 + 3 + 4 + 1 + 9 * 2,
   "docker:index/volume:Volume": 12 + 2 + 2 + 9,
   // The anchor's on nine machines, ZooKeeper's, Kafka's, ClickHouse's on three each, HAProxy's on two.
   "docker:index/remoteImage:RemoteImage": 9 + 9 + 2,
@@ -94,7 +94,7 @@ export function describeStack(
     it("runs guests in the machine's namespace, and the pair in its anchor's", () => {
       for (const { name, inputs } of ofType("docker:index/container:Container")) {
         const joins = /^(haproxy|keepalived)-/.test(name);
-        if (name.endsWith("-supervisor")) {
+        if (/-(supervisor|watchdog)$/.test(name)) {
           expect(inputs["networkMode"], name).toBe("none");
           continue;
         }

@@ -14,6 +14,7 @@ const kinds = [
   "siem-api",
   "siem-ingestor",
   "supervisor",
+  "watchdog",
   "witness",
   "zookeeper",
 ];

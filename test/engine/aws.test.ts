@@ -77,6 +77,8 @@ function resourcesOf(stack: RecordedStack): Resource[] {
   }));
 }
 
+const perHost: readonly string[] = [topology.supervisor.alias, topology.watchdog.alias];
+
 const placed = (): Record<string, string[]> => {
   const all = [
     topology.zookeeper,
@@ -93,7 +95,7 @@ const placed = (): Record<string, string[]> => {
       node.alias,
       [
         node.alias,
-        topology.supervisor.alias,
+        ...perHost,
         ...all.filter((replica) => replica.node === node).map((replica) => replica.alias),
         // The arbiter between the two that share the address.
         ...(node.alias === "lb-node-3" ? ["witness"] : []),
@@ -202,9 +204,7 @@ describe("the stack dev", () => {
     async (node) => {
       const before = containersByNode(stack);
       const onNode = (before[node] ?? [])
-        .map((name) =>
-          name === node ? `${node}-anchor` : name === "supervisor" ? `${node}-supervisor` : name,
-        )
+        .map((name) => (name === node ? `${node}-anchor` : perHost.includes(name) ? `${node}-${name}` : name))
         .sort();
       const run = await stack.run("up", { replace: [stack.urn(instanceType, node)] });
       expect(told(run)).toEqual(fine);

@@ -28,6 +28,7 @@ describe.skipIf(withoutDocker())("the supervisor", () => {
   let anchor = "";
   let guests: string[] = [];
   let supervisor = "";
+  let watchdog = "";
   const running = (container: string) =>
     tryDocker("inspect", "-f", "{{.State.Running}}", container).output === "true";
   /** It sees the network of the anchor that runs now, and not only a loopback interface. */
@@ -81,13 +82,18 @@ describe.skipIf(withoutDocker())("the supervisor", () => {
         ...[publicImages.anchor, ...idle],
       ),
     );
-    supervisor = start(
-      "supervisor",
-      ...[...withoutRights, "--restart=always", "--network=none", "--read-only", "--memory=96m"],
-      "--volume=/var/run/docker.sock:/var/run/docker.sock",
-      ...[`--volume=${stack}-state:/var/lib/siem-ha`, `--env=STACK=${stack}`, image],
-    );
+    const supervise = (name: string, ...envs: string[]) =>
+      start(
+        name,
+        ...[...withoutRights, "--restart=always", "--network=none", "--read-only", "--memory=96m"],
+        "--volume=/var/run/docker.sock:/var/run/docker.sock",
+        ...[`--volume=${stack}-state:/var/lib/siem-ha`, `--env=STACK=${stack}`],
+        ...[...envs.map((env) => `--env=${env}`), image],
+      );
+    supervisor = supervise("supervisor");
+    watchdog = supervise("watchdog", `WATCHES=${supervisor}`, "STATE_FILE=/var/lib/siem-ha/watchdog.json");
     await eventually("it did not start", () => logs(supervisor).includes("watches over"));
+    await eventually("no watchdog", () => logs(watchdog).includes(`watches over ${supervisor}`));
   }, 900_000);
   afterEach(() => {
     for (const name of holds.splice(0)) tryDocker("volume", "rm", name);
@@ -126,13 +132,35 @@ describe.skipIf(withoutDocker())("the supervisor", () => {
     await sleep(4_000);
     expect(running(second())).toBe(false);
     docker("kill", supervisor);
-    docker("start", supervisor);
+    await eventually("the supervisor is not started", () => running(supervisor));
     docker("restart", "--time=1", anchor);
     await eventually("not re-joined", () => joined(first()));
     await sleep(4_000);
     expect(running(second())).toBe(false);
     docker("start", second());
     await eventually("not joined", allJoined);
+  }, 60_000);
+
+  it("is started by its watchdog where it was killed, and mends what was killed with it", async () => {
+    docker("kill", supervisor, second());
+    await eventually("the supervisor is not started", () => running(supervisor));
+    await eventually("not started", allJoined);
+    // That looks after nothing else.
+    expect(logs(watchdog)).not.toContain(second());
+  }, 60_000);
+
+  it("starts its watchdog where that was killed", async () => {
+    docker("kill", watchdog);
+    await eventually("the watchdog is not started", () => running(watchdog));
+  }, 60_000);
+
+  it("stays down where an operator has stopped it, and no longer", async () => {
+    docker("stop", "--time=2", supervisor);
+    await sleep(4_000);
+    expect(running(supervisor)).toBe(false);
+    docker("start", supervisor);
+    docker("kill", supervisor);
+    await eventually("the supervisor is not started", () => running(supervisor));
   }, 60_000);
 
   it("stands back while somebody is at work, and mends what is left afterwards", async () => {

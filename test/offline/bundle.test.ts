@@ -35,3 +35,11 @@ it("runs, and is made again only when something that goes into it has changed", 
   bundled(join(root, "main.ts"), root);
   expect(statSync(file).ino).not.toBe(again);
 });
+
+it("has nothing in the place of packages that are never used", () => {
+  const file = join(root, "lazy.ts");
+  writeFileSync(file, "import * as never from 'no-such-package';\nconsole.log(Object.keys(never).length);");
+  expect(() => bundled(file, root)).toThrow("no-such-package");
+  const made = bundled(file, root, ["no-such-package"]);
+  expect(execFileSync(process.execPath, [made], { encoding: "utf8" })).toBe("0\n");
+});

@@ -75,7 +75,7 @@ beforeEach(() => {
 /** Every check but Kafka's: there is nothing here for them to ask. */
 const others = [
   ...["node", "zookeeper", "clickhouse", "retention", "ingestor", "api", "haproxy", "keepalived", "witness"],
-  ...["supervisor", "vip", "probe event"],
+  ...["supervisor", "watchdog", "vip", "probe event"],
 ];
 async function verified(): Promise<CheckResult> {
   const results = await runChecks({ config, topology, reach, jwtSecret: "" }, { without: others });

@@ -279,7 +279,7 @@ describe("excessMemory", () => {
   it("takes a container that is just as large as the machine", async () => {
     const just = await look({ clickhouse: { memoryMb: 32000 }, kafka: { heapMb: 31232 } }, 32000);
     expect(just.problem).toBeUndefined();
-    expect(just.warning).toContain("may take 193.4 GiB of memory together");
+    expect(just.warning).toContain("may take 193.5 GiB of memory together");
   });
 
   it("names every key at once, and one line each", async () => {
@@ -298,14 +298,14 @@ describe("excessMemory", () => {
   it("only warns where all together may take more than there is", async () => {
     expect(await look({}, 8192)).toEqual({
       warning:
-        "the stack's containers may take 14.9 GiB of memory together, and the machine that Docker runs on has 8.0 GiB. Few take what they may; if they do, the kernel ends some. To avoid that, lower siem-ha:clickhouse.memoryMb (now 2048), or lower siem-ha:zookeeper.heapMb (now 128), or use a machine with more memory",
+        "the stack's containers may take 15.0 GiB of memory together, and the machine that Docker runs on has 8.0 GiB. Few take what they may; if they do, the kernel ends some. To avoid that, lower siem-ha:clickhouse.memoryMb (now 2048), or lower siem-ha:zookeeper.heapMb (now 128), or use a machine with more memory",
     });
     const least = { clickhouse: { memoryMb: 1024 }, zookeeper: { heapMb: 64 } };
     expect((await look(least, 8192)).warning).toMatch(/To avoid that, use a machine with more memory$/);
   });
 
   it("warns once: not of what the containers have already, but again when they are to have more", async () => {
-    const asDefault = () => Promise.resolve(15232 * mib);
+    const asDefault = () => Promise.resolve(15328 * mib);
     expect(await look({}, 8192, asDefault)).toEqual({});
     expect((await look({ kafka: { heapMb: 257 } }, 8192, asDefault)).warning).toContain(
       "kafka.heapMb (now 257)",

@@ -42,6 +42,8 @@ describe("a fault", () => {
   let failing: Record<string, number> = {};
   /** Calls that take so long, milliseconds; they have happened when they end. */
   let slow: Record<string, number> = {};
+  /** Containers that don't run. */
+  let states: Record<string, string> = {};
   let faults: Faults;
   let lost: string[] = [];
   /** What is done in a node's network fails so. */
@@ -50,6 +52,7 @@ describe("a fault", () => {
     vi.useFakeTimers();
     calls = [];
     failing = {};
+    states = {};
     slow = {};
     lost = [];
     network = () => undefined;
@@ -74,11 +77,12 @@ describe("a fault", () => {
         ]),
       ),
     });
+    const container = (id: string, name: string, NetworkMode: string) => ({
+      ...{ Id: id, Names: [`/${name}`], State: states[name] ?? "running" },
+      HostConfig: { NetworkMode },
+    });
     const listContainers = () =>
-      Promise.resolve([
-        { Id: "1", Names: ["/lb-node-1"], HostConfig: { NetworkMode: "siem-net" } },
-        { Id: "2", Names: ["/haproxy-1"], HostConfig: { NetworkMode: "container:1" } },
-      ]);
+      Promise.resolve([container("1", "lb-node-1", "siem-net"), container("2", "haproxy-1", "container:1")]);
     vi.mocked(inNetwork).mockImplementation((_tools, node, line) => {
       const error = network(node, line);
       calls.push(`${line === mend ? "mend" : "cut"} ${node}`);
@@ -207,21 +211,15 @@ describe("a fault", () => {
     await expect(faults.apply({ do: "kill", victims: [api(1)] }, parts)).resolves.toBeGreaterThan(0);
   });
 
-  it("counts as a manual step where the harness starts what it killed, and not where it stopped it", async () => {
-    const fault = { victims: [api(1)], seconds: 1 };
-    const stopped = faults.apply({ do: "stop", ...fault }, parts);
-    await vi.advanceTimersByTimeAsync(1_100);
-    await stopped;
-    expect(faults.manualSteps).toBe(0);
-    const killed = faults.apply({ do: "kill, then start", ...fault }, parts);
-    await vi.advanceTimersByTimeAsync(1_100);
-    await killed;
-    expect(faults.manualSteps).toBe(1);
-    failing = { "start siem-api-1": 304 };
-    const others = faults.apply({ do: "kill, then start", ...fault }, parts);
-    await vi.advanceTimersByTimeAsync(1_100);
-    await others;
-    expect(faults.manualSteps).toBe(1);
+  it("leaves to people what is down or frozen, and starts none of it itself", async () => {
+    states = { "lb-node-1": "exited", "haproxy-1": "paused" };
+    expect(await faults.leftToPeople()).toEqual([
+      "docker -H unix:///nowhere start lb-node-1",
+      "docker -H unix:///nowhere unpause haproxy-1",
+    ]);
+    expect(calls).toEqual([]);
+    states = {};
+    expect(await faults.leftToPeople()).toEqual([]);
   });
 
   describe("of a whole node", () => {

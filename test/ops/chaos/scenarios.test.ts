@@ -17,6 +17,7 @@ const parts: Parts = {
   "ZooKeeper's leader": 3,
   "a ZooKeeper follower": 1,
 };
+const stepsOf = (name: string) => scenarios.find((scenario) => scenario.name === name)?.steps ?? [];
 const victimsOf = (name: string) =>
   scenarios
     .filter((scenario) => scenario.name === name)
@@ -61,7 +62,7 @@ describe("the scenarios", () => {
         (what) => `cut-${what}`,
       ),
       ...["store-disk-full", "broker-and-clickhouse-kill", "haproxy-and-ingestor-kill"],
-      ...["supervisor-and-api-kill", "daemon-restart"],
+      ...["supervisor-and-api-kill", "watchdog-and-ingestor-kill", "daemon-restart"],
     ];
     expect([...names].sort()).toEqual(wanted.sort());
   });
@@ -84,10 +85,9 @@ describe("the scenarios", () => {
           ...topology.keepalived,
           ...topology.api,
           ...topology.ingestor,
-          topology.witness,
+          ...[topology.witness, topology.supervisor, topology.watchdog],
         ],
         ...[...topology.zookeeper, ...topology.kafka, ...topology.clickhouse],
-        { name: "x-supervisor" },
       ].map(({ name }) => name),
     );
     for (const { name } of scenarios) {
@@ -127,14 +127,10 @@ describe("the scenarios", () => {
     expect(promise("haproxy-holder-pause")).toBeUndefined();
   });
 
-  it("say who heals them, and know of one manual step: nothing watches over the supervisor", () => {
-    const byHand = scenarios.filter(({ manualSteps }) => manualSteps !== undefined);
-    expect(byHand.map(({ name, manualSteps, heals }) => [name, manualSteps, heals])).toEqual([
-      ["supervisor-and-api-kill", 1, "by hand, then by the supervisor"],
-    ]);
+  it("say who heals them", () => {
     for (const { name, heals, steps } of scenarios) {
       const faults = steps.flat();
-      const lasts = faults.some((fault) => "seconds" in fault && fault.do !== "kill, then start");
+      const lasts = faults.some((fault) => "seconds" in fault);
       const reboots = faults.some(
         (fault) => fault.do === "restart" && fault.victims.some(({ kind }) => kind === "node"),
       );
@@ -161,8 +157,15 @@ describe("the scenarios", () => {
       const [one = "", other = ""] = name.split("+");
       expect(areaOf.get(one), name).toBeDefined();
       expect(areaOf.get(one), name).not.toBe(areaOf.get(other));
-      expect(steps, name).toHaveLength(1);
+      expect(steps.flat(), name).toEqual(expect.arrayContaining([...stepsOf(one), ...stepsOf(other)].flat()));
     }
+  });
+
+  it("are had two at once step by step", () => {
+    const pair = pairsOf(scenarios).find(({ name }) => name === "haproxy-holder-kill+api-kill");
+    const [proxy, api] = [stepsOf("haproxy-holder-kill"), stepsOf("api-kill")];
+    expect(api).toHaveLength(3);
+    expect(pair?.steps).toEqual([[...(api[0] ?? []), ...(proxy[0] ?? [])], ...api.slice(1)]);
   });
 });
 

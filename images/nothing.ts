@@ -1,0 +1,3 @@
+// What a bundle has in the place of packages that it loads and never uses.
+
+export {};
