@@ -4,7 +4,7 @@
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { names, type Replica, type Topology } from "../topology.ts";
-import { askRows, lostFeeds, staleIntakes, tablesPath } from "./clickhouse.ts";
+import { lostFeeds, staleIntakes, tablesPath } from "./clickhouse.ts";
 
 /**
  * How far before the first event that may be lost its feed is read again, seconds: as much as the feed may have been
@@ -35,8 +35,8 @@ const everSeconds = 10 * 365 * 86_400;
 export function renderRecovery(topology: Topology): string {
   const replicas = topology.clickhouse;
   const slots = replicas.map(({ slot }) => slot).join(" ");
-  const feeds = lostFeeds(topology, "$rows");
-  const stale = staleIntakes(topology, "$rows");
+  const feeds = lostFeeds(topology);
+  const stale = staleIntakes(topology);
   const [first] = replicas;
   const [zookeeper] = topology.zookeeper;
   if (first === undefined || zookeeper === undefined) throw new Error("there are no replicas to bring back");
@@ -69,8 +69,7 @@ zookeeper() {
 }
 zookeeper ${first.slot} "SELECT name FROM system.zookeeper WHERE path = '${tablesPath}'"
 [ -n "$said" ] || exit 0
-ask() { on ${first.slot} "$1"; }
-${askRows}
+current=$(on ${first.slot} "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
 # Lines of what is lost: replica, table, seconds since that replica was last seen, or "unknown" where ZooKeeper has
 # forgotten the replica and others have the table.
 lost=

@@ -250,12 +250,8 @@ const feeds: readonly Feed[] = [
 /** The tables that hold data, by their names in the database. */
 export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
 
-/**
- * Rows of a block that a queue reads. 18.16 stores a block when it is full or when nothing came for half a second, however
- * long that takes: with its own 65,536, a steady trickle would be readable after hours. Current servers store after
- * stream_flush_interval_ms at the latest.
- */
-const blockRows = { current: 65536, old: 100 } as const;
+/** The most rows of a block that a queue reads; it is stored after stream_flush_interval_ms if that comes sooner. */
+const blockRows = 65536;
 
 /** What the names of a feed's queue and view begin with. */
 const stemOf = ({ table }: Feed) => table.replace("_replicated", "");
@@ -275,7 +271,7 @@ interface Intake {
 function intakeOf(
   topology: Topology,
   feed: Feed,
-  { suffix, group, on, rows }: { suffix: string; group: string; on: string; rows: string },
+  { suffix, group, on }: { suffix: string; group: string; on: string },
 ): Intake {
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
   const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
@@ -289,7 +285,7 @@ function intakeOf(
   ${feed.columns}${flag}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
   kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = ${rows}`,
+  kafka_max_block_size = ${blockRows}`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
 SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}${flagged}`,
     ],
@@ -300,21 +296,18 @@ SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}${flagged}`,
  * The intakes of the feeds, named by what they are: one that is as it should be is left alone. A queue that goes while
  * its group is just being divided anew can abort 18.16 (librdkafka's "assert: !rkcg->rkcg_subscription").
  */
-function currentIntakes(topology: Topology, rows: string): Intake[] {
+function currentIntakes(topology: Topology): Intake[] {
   return feeds.map((feed) => {
     const { group } = feed;
     const on = ` ON CLUSTER ${names.clickhouseCluster}`;
-    const { statements } = intakeOf(topology, feed, { suffix: "", group, on, rows: "" });
+    const { statements } = intakeOf(topology, feed, { suffix: "", group, on });
     const version = createHash("sha256").update(statements.join("\n")).digest("hex").slice(0, 8);
-    return intakeOf(topology, feed, { suffix: `${version}_${rows}`, group, on, rows });
+    return intakeOf(topology, feed, { suffix: version, group, on });
   });
 }
 
-/**
- * The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret.
- * @param rows the most rows that are read from Kafka before they are stored, a number or a shell variable
- */
-export function renderSchema(topology: Topology, rows = String(blockRows.current)): string {
+/** The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. */
+export function renderSchema(topology: Topology): string {
   const on = `ON CLUSTER ${names.clickhouseCluster}`;
   return joined([
     `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
@@ -325,11 +318,11 @@ export function renderSchema(topology: Topology, rows = String(blockRows.current
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
     ),
-    ...currentIntakes(topology, rows).flatMap(({ statements }) => statements),
+    ...currentIntakes(topology).flatMap(({ statements }) => statements),
   ]);
 }
 
-/** What bringing a lost replica back needs to know of each stored table. */
+/** A stored table, as bringing a lost replica back has to know it. */
 export interface LostFeed extends Reader {
   readonly table: string;
   /** Where ZooKeeper knows it. */
@@ -341,10 +334,9 @@ export interface LostFeed extends Reader {
 /**
  * SQL: the queues of other releases, or their views, of one server. Made for the feeds by earlier releases, and by a
  * recovery that was interrupted.
- * @param rows as for {@link renderSchema}
  */
-export function staleIntakes(topology: Topology, rows: string): { queues: string; views: string } {
-  const intakes = currentIntakes(topology, rows);
+export function staleIntakes(topology: Topology): { queues: string; views: string } {
+  const intakes = currentIntakes(topology);
   const of = (engine: string, kind: string, kept: readonly string[]): string => {
     const like = feeds.map((feed) => `name LIKE '${stemOf(feed)}_${kind}%'`).join(" OR ");
     const current = kept.map((name) => `'${name}'`).join(", ");
@@ -364,8 +356,8 @@ export function staleIntakes(topology: Topology, rows: string): { queues: string
   };
 }
 
-/** @param rows as for {@link renderSchema} */
-export function lostFeeds(topology: Topology, rows: string): LostFeed[] {
+/** What bringing a lost replica back needs to know of each stored table. */
+export function lostFeeds(topology: Topology): LostFeed[] {
   return feeds.map((feed) => {
     const group = `${feed.group}-recovery`;
     return {
@@ -373,15 +365,10 @@ export function lostFeeds(topology: Topology, rows: string): LostFeed[] {
       path: `${tablesPath}/${feed.path}`,
       topic: feed.topic,
       group,
-      again: intakeOf(topology, feed, { suffix: "recovery", group, on: "", rows }),
+      again: intakeOf(topology, feed, { suffix: "recovery", group, on: "" }),
     };
   });
 }
-
-/** Shell: sets `rows`, from what the server is, by `ask`, which runs a statement. */
-export const askRows = `current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
-if [ "$current" = 1 ]; then rows=${blockRows.current}; else rows=${blockRows.old}; fi
-`;
 
 /**
  * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
@@ -427,8 +414,8 @@ export function renderSchemaScript(topology: Topology): string {
   const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${storedTables.map((table) => `'${table}'`).join(", ")})`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-${askRows}clickhouse-client --multiquery <<SQL
-${renderSchema(topology, "$rows")}SQL
+clickhouse-client --multiquery <<SQL
+${renderSchema(topology)}SQL
 plain=$(ask "${plain}")
 if [ "$plain" != 0 ]; then
   echo "the tables were made by an earlier release and keep their engine: no views that show each event once"

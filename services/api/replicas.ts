@@ -2,7 +2,13 @@
 
 import { randomUUID } from "node:crypto";
 import type { Readable } from "node:stream";
-import { ClickHouseError, ClickHouseLogLevel, createClient } from "@clickhouse/client";
+import {
+  type ClickHouseClientConfigOptions,
+  ClickHouseError,
+  ClickHouseLogLevel,
+  createClient,
+} from "@clickhouse/client";
+import { names } from "../../components/topology.ts";
 import type { Database } from "../common/env.ts";
 import { HttpError } from "../common/http.ts";
 import type { Statement } from "./query.ts";
@@ -18,8 +24,11 @@ export interface Reader {
   ping(): Promise<boolean>;
 }
 
-/** One replica: runs a statement until the signal ends it. */
-export type Replica = (sql: string, signal: AbortSignal) => Promise<Row[]>;
+/**
+ * One replica: runs a statement until the signal ends it.
+ * @param connection one that is kept for the next statement too, or one of its own. @default kept
+ */
+export type Replica = (sql: string, signal: AbortSignal, connection?: "kept" | "own") => Promise<Row[]>;
 
 /** A little more than the server gives itself, so that its reason arrives. */
 const attemptTimeoutMs = 12_000;
@@ -63,13 +72,14 @@ const outOfMemory = "241";
 const wrong = new Set(["42", "43", "46", "47", "53", "62", "215", "386"]);
 /** Of each replica's reason, what is logged: 18.16 adds its stack. */
 const reasonChars = 500;
+/** What every replica has; one that was made anew on an empty disk lacks them until its data is brought back. */
+const tables = [names.eventsTable, names.alertsTable, names.undatedTable];
 /** How far this replica is behind; one that has lost ZooKeeper gets nothing new and can't know. */
-const stateQuery =
-  "SELECT max(absolute_delay) AS delay, max(is_readonly) AS cut_off FROM system.replicas WHERE database = currentDatabase()";
+const stateQuery = `SELECT count() AS tables, max(absolute_delay) AS delay, max(is_readonly) AS cut_off FROM system.replicas WHERE database = currentDatabase() AND table IN (${tables.map((table) => `'${table}'`).join(", ")})`;
 
 /** A replica over HTTP. */
 export function connect(url: string, database: Database): Replica {
-  const client = createClient({
+  const options: ClickHouseClientConfigOptions = {
     url,
     username: database.username,
     password: database.password,
@@ -78,7 +88,9 @@ export function connect(url: string, database: Database): Replica {
     max_open_connections: 20,
     clickhouse_settings: settings,
     log: { level: ClickHouseLogLevel.OFF },
-  });
+  };
+  const client = createClient(options);
+  const clients = { kept: client, own: createClient({ ...options, keep_alive: { enabled: false } }) };
   // 18.16 goes on with a query whose client has gone, and has no setting against it.
   const kill = (id: string): void => {
     client
@@ -91,7 +103,7 @@ export function connect(url: string, database: Database): Replica {
         // The server ends it after max_execution_time all the same.
       });
   };
-  return async (sql, signal) => {
+  return async (sql, signal, connection = "kept") => {
     signal.throwIfAborted();
     const id = randomUUID();
     let stream: Readable | undefined;
@@ -102,7 +114,11 @@ export function connect(url: string, database: Database): Replica {
     signal.addEventListener("abort", onAbort, { once: true });
     try {
       // Unlike JSONEachRow, a JSON answer that was cut off anywhere can't be parsed.
-      ({ stream } = await client.exec({ query: `${sql}\nFORMAT JSON`, query_id: id, abort_signal: signal }));
+      ({ stream } = await clients[connection].exec({
+        query: `${sql}\nFORMAT JSON`,
+        query_id: id,
+        abort_signal: signal,
+      }));
       // The client heeds the signal only until the head of an answer is there.
       if (signal.aborted) stream.destroy();
       const { data } = JSON.parse(await textOf(stream)) as { data?: Row[] };
@@ -197,8 +213,13 @@ export class Replicas implements Reader {
   #ping(): Promise<boolean> {
     const asked = this.#states.map(async (state) => {
       try {
-        const [row] = await state.replica(stateQuery, AbortSignal.timeout(pingTimeoutMs));
-        state.fresh = Number(row?.["cut_off"]) === 0 && Number(row?.["delay"]) <= maxDelaySeconds;
+        // A server that stops takes no new connection, and answers on old ones for as long as they are used: 18.16
+        // waits ten seconds for each.
+        const [row] = await state.replica(stateQuery, AbortSignal.timeout(pingTimeoutMs), "own");
+        state.fresh =
+          Number(row?.["tables"]) === tables.length &&
+          Number(row?.["cut_off"]) === 0 &&
+          Number(row?.["delay"]) <= maxDelaySeconds;
         state.misses = 0;
       } catch (error) {
         state.misses++;

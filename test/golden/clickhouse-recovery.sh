@@ -30,10 +30,7 @@ zookeeper() {
 }
 zookeeper 1 "SELECT name FROM system.zookeeper WHERE path = '/clickhouse/tables/01'"
 [ -n "$said" ] || exit 0
-ask() { on 1 "$1"; }
-current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
-if [ "$current" = 1 ]; then rows=65536; else rows=100; fi
-
+current=$(on 1 "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
 # Lines of what is lost: replica, table, seconds since that replica was last seen, or "unknown" where ZooKeeper has
 # forgotten the replica and others have the table.
 lost=
@@ -144,7 +141,7 @@ if [ -n "$lost" ]; then
   is_threat UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-ingest-events-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows" \
+  kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_recovery TO dev.events_replicated AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_recovery"
       ;;
@@ -160,7 +157,7 @@ SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, 
   summary String
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
   kafka_group_name = 'clickhouse-alerts-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows" \
+  kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_recovery TO dev.alerts_replicated AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_recovery"
       ;;
@@ -172,7 +169,7 @@ SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity
   is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-undated-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows" \
+  kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_recovery TO dev.undated_replicated AS
 SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_recovery WHERE is_undated = 1"
       ;;
@@ -236,17 +233,17 @@ fi
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
 # without its view would be committed, and stored nowhere.
 everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
-queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_6cf18a55_$rows', 'alerts_queue_73bcfa14_$rows', 'undated_queue_3a947acc_$rows')")
+queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6', 'undated_queue_12f779aa')")
 if [ -n "$queues" ]; then
   # A queue that goes while its group is being divided anew may abort 18.16.
   sleep 10
   for queue in $(printf '%s\n' "$queues" | sort -u); do
     on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
   done
-  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_6cf18a55_$rows', 'alerts_queue_73bcfa14_$rows', 'undated_queue_3a947acc_$rows')")
+  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6', 'undated_queue_12f779aa')")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
 fi
-views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_6cf18a55_$rows', 'alerts_consumer_73bcfa14_$rows', 'undated_consumer_3a947acc_$rows')")
+views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_8949d6ab', 'alerts_consumer_cc77f1e6', 'undated_consumer_12f779aa')")
 for view in $(printf '%s\n' "$views" | sort -u); do
   on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
 done

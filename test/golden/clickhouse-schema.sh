@@ -1,7 +1,5 @@
 set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'")
-if [ "$current" = 1 ]; then rows=65536; else rows=100; fi
 clickhouse-client --multiquery <<SQL
 CREATE DATABASE IF NOT EXISTS dev ON CLUSTER siem_cluster;
 
@@ -41,7 +39,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_id, event_timestamp);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue_6cf18a55_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_8949d6ab ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -54,12 +52,12 @@ CREATE TABLE IF NOT EXISTS dev.events_queue_6cf18a55_$rows ON CLUSTER siem_clust
   is_threat UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows;
+  kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_6cf18a55_$rows ON CLUSTER siem_cluster TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_6cf18a55_$rows;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_8949d6ab ON CLUSTER siem_cluster TO dev.events_replicated AS
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_8949d6ab;
 
-CREATE TABLE IF NOT EXISTS dev.alerts_queue_73bcfa14_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc77f1e6 ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -70,22 +68,22 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue_73bcfa14_$rows ON CLUSTER siem_clust
   summary String
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows;
+  kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_73bcfa14_$rows ON CLUSTER siem_cluster TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_73bcfa14_$rows;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_cc77f1e6 ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_cc77f1e6;
 
-CREATE TABLE IF NOT EXISTS dev.undated_queue_3a947acc_$rows ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.undated_queue_12f779aa ON CLUSTER siem_cluster (
   tenant_id String,
   event_id String,
   event_timestamp UInt32,
   is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-undated', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = $rows;
+  kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_3a947acc_$rows ON CLUSTER siem_cluster TO dev.undated_replicated AS
-SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_3a947acc_$rows WHERE is_undated = 1;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_12f779aa ON CLUSTER siem_cluster TO dev.undated_replicated AS
+SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_12f779aa WHERE is_undated = 1;
 SQL
 plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND engine = 'ReplicatedMergeTree' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated')")
 if [ "$plain" != 0 ]; then

@@ -2,10 +2,10 @@
 
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
-import { type AddressInfo } from "node:net";
+import { type AddressInfo, Server as TcpServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ClickHouseError } from "@clickhouse/client";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import type { Statement } from "../../services/api/query.ts";
 import { connect, maxAnswerBytes, type Replica, Replicas, type Row } from "../../services/api/replicas.ts";
 
@@ -27,7 +27,9 @@ const old =
 const up =
   (name: string): Replica =>
   (statement) =>
-    Promise.resolve(statement.includes("system.replicas") ? [{ delay: "0", cut_off: 0 }] : [{ name }]);
+    Promise.resolve(
+      statement.includes("system.replicas") ? [{ tables: "3", delay: "0", cut_off: 0 }] : [{ name }],
+    );
 /** A replica that says how it is. */
 const withState =
   (name: string, state: Row): Replica =>
@@ -132,10 +134,12 @@ describe("replicas", () => {
     await expect(ask(dead)).rejects.toMatchObject({ status: 503, code: "database_unreachable" });
   });
 
-  it("that lag or lost ZooKeeper are asked last, and still answer when nobody else does", async () => {
+  it("that lag, lost ZooKeeper or have no tables are asked last, and still answer when nobody else does", async () => {
     for (const state of [
-      { delay: "31", cut_off: 0 },
-      { delay: "0", cut_off: 1 },
+      { tables: "3", delay: "31", cut_off: 0 },
+      { tables: "3", delay: "0", cut_off: 1 },
+      // Its disk is new: no table is late there.
+      { tables: "0", delay: "0", cut_off: 0 },
     ]) {
       const replicas = new Replicas([withState("stale", state), up("fresh")]);
       expect(await ask(replicas)).toEqual([{ name: "stale" }]);
@@ -147,7 +151,10 @@ describe("replicas", () => {
       await settle();
       expect(await ask(alone)).toEqual([{ name: "stale" }]);
     }
-    const slightly = new Replicas([withState("slightly", { delay: "30", cut_off: 0 }), up("fresh")]);
+    const slightly = new Replicas([
+      withState("slightly", { tables: "3", delay: "30", cut_off: 0 }),
+      up("fresh"),
+    ]);
     await slightly.ping();
     await settle();
     expect(await ask(slightly)).toEqual([{ name: "slightly" }]);
@@ -200,6 +207,32 @@ describe("a replica over HTTP", () => {
 
   it("gives its rows", async () => {
     expect(await (await serve((_, response) => response.end(text)))(sql, never)).toEqual(answer.data);
+  });
+
+  it("that takes no new connection is left, though it answers on those that it has", async () => {
+    const server = createServer((request, response) => {
+      const state = { tables: "3", delay: "0", cut_off: 0 };
+      request.on("data", (sql) => {
+        const data = String(sql).includes("system.replicas") ? [state] : [{ name: "stops" }];
+        response.end(JSON.stringify({ data }));
+      });
+    }).listen(0, "127.0.0.1");
+    servers.push(server);
+    await once(server, "listening");
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const replicas = new Replicas([
+      connect(url, { urls: [url], username: "u", password: "p", database: "d" }),
+      up("b"),
+    ]);
+    const asked = async (): Promise<Row[]> => {
+      await replicas.ping();
+      await settle();
+      return ask(replicas);
+    };
+    expect(await asked()).toEqual([{ name: "stops" }]);
+    // An HTTP server of Node's would close idle connections too.
+    TcpServer.prototype.close.call(server);
+    await vi.waitFor(async () => expect(await asked()).toEqual([{ name: "b" }]), 5_000);
   });
 
   it.each<[string, RequestListener]>([

@@ -34,5 +34,6 @@ if [[ $# == 0 || "$1" == --* ]]; then
   if [[ "$(id -u)" == 0 ]]; then
     set -- setpriv --reuid=clickhouse --regid=clickhouse --init-groups "$@"
   fi
+  export LD_PRELOAD=/usr/local/lib/habits.so
 fi
 exec "$@"
