@@ -21,7 +21,7 @@ import {
   rangeQuery,
   type StatsAnswer,
 } from "./schemas.ts";
-import { type SlotLimits, Slots } from "./slots.ts";
+import { defaultSlots, type SlotLimits, Slots } from "./slots.ts";
 
 export interface ApiOptions {
   readonly reader: Reader;
@@ -66,11 +66,12 @@ export function createApi(options: ApiOptions): FastifyInstance {
   const { reader, lifecycle } = options;
   const app = createServer(lifecycle, options.quiet);
   const protect = { onRequest: requireScope(options.keys, "events:read") };
-  const slots = new Slots(options.slots);
+  const limits = options.slots ?? defaultSlots;
+  const slots = new Slots(limits);
   const now = (): number => Math.floor((options.now?.() ?? new Date()).getTime() / 1000);
   const document = openApiDocument();
 
-  /** Reads within a slot, until the client has its answer or goes away. */
+  /** Reads within a slot, which is taken until the client has its answer, goes away, or takes too long. */
   async function reading<T>(
     request: FastifyRequest,
     reply: FastifyReply,
@@ -78,10 +79,21 @@ export function createApi(options: ApiOptions): FastifyInstance {
   ): Promise<T> {
     const tenant = tenantOf(request);
     const gone = new AbortController();
-    onceClosed(request, reply, () => gone.abort());
-    return slots.run(tenant, gone.signal, () =>
-      work(tenant, (statement) => reader.query(statement, gone.signal)),
+    const answered = new Promise<void>((resolve) => {
+      onceClosed(request, reply, () => {
+        gone.abort();
+        resolve();
+      });
+    });
+    const answer = await slots.run(
+      tenant,
+      gone.signal,
+      () => work(tenant, (statement) => reader.query(statement, gone.signal)),
+      answered,
     );
+    const late = setTimeout(() => request.raw.socket.destroy(), limits.answerMs);
+    void answered.then(() => clearTimeout(late));
+    return answer;
   }
 
   async function readPage(

@@ -11,13 +11,21 @@ export interface SlotLimits {
   readonly waitMs: number;
   /** Requests of one tenant that wait; one more is refused at once. */
   readonly waitingPerTenant: number;
+  /** How long a client may take to read its answer, milliseconds; then it is cut off, because that takes up a slot too. */
+  readonly answerMs: number;
 }
 
 /**
  * Sized for a container of 512 MB, of which node gives its heap half. Each slot may hold an answer of 8 MiB: as bytes while
- * it comes, outside the heap, and then as rows, which may be two bytes a character. Only one at a time is text.
+ * it comes, outside the heap, then as rows, which may be two bytes a character, then as text until the client has read it.
  */
-export const defaultSlots: SlotLimits = { total: 8, perTenant: 4, waitMs: 2_000, waitingPerTenant: 16 };
+export const defaultSlots: SlotLimits = {
+  total: 8,
+  perTenant: 4,
+  waitMs: 2_000,
+  waitingPerTenant: 16,
+  answerMs: 60_000,
+};
 
 interface Waiting {
   readonly tenant: string;
@@ -37,14 +45,20 @@ export class Slots {
 
   /**
    * Does the work in a slot.
+   * @param answered until when the slot is taken after the work. @default no longer
    * @throws HttpError 429 when the tenant has as many as it may have, 503 when all tenants together do
    */
-  async run<T>(tenant: string, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  async run<T>(
+    tenant: string,
+    signal: AbortSignal,
+    work: () => Promise<T>,
+    answered: Promise<void> = Promise.resolve(),
+  ): Promise<T> {
     await this.#enter(tenant, signal);
     try {
       return await work();
     } finally {
-      this.#leave(tenant);
+      void answered.then(() => this.#leave(tenant));
     }
   }
 

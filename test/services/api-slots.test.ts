@@ -4,7 +4,10 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { defaultSlots, type SlotLimits, Slots } from "../../services/api/slots.ts";
 
-const limits: SlotLimits = { total: 3, perTenant: 2, waitMs: 60_000, waitingPerTenant: 100 };
+const limits: SlotLimits = {
+  ...defaultSlots,
+  ...{ total: 3, perTenant: 2, waitMs: 60_000, waitingPerTenant: 100 },
+};
 const never = new AbortController().signal;
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -78,8 +81,21 @@ describe("slots", () => {
     expect(await slots.run("a", never, () => Promise.resolve("yes"))).toBe("yes");
   });
 
+  it("are taken until the answer is read", async () => {
+    const slots = new Slots({ ...limits, total: 1, perTenant: 1 });
+    let read = (): void => {};
+    const answered = new Promise<void>((resolve) => (read = resolve));
+    expect(await slots.run("a", never, () => Promise.resolve("yes"), answered)).toBe("yes");
+    const next = held(slots, "a");
+    await settle();
+    expect(next.running).toBe(false);
+    read();
+    await settle();
+    expect(next.running).toBe(true);
+  });
+
   it("refuse at once where too many wait, and after a while otherwise", async () => {
-    const slots = new Slots({ total: 2, perTenant: 1, waitMs: 5, waitingPerTenant: 1 });
+    const slots = new Slots({ ...limits, total: 2, perTenant: 1, waitMs: 5, waitingPerTenant: 1 });
     const first = held(slots, "a");
     const waiting = held(slots, "a");
     expect(await held(slots, "a").done).toMatchObject({ status: 429, code: "tenant_busy" });

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { createApi } from "../../services/api/app.ts";
 import type { Row } from "../../services/api/replicas.ts";
+import { defaultSlots } from "../../services/api/slots.ts";
 import { mintToken } from "../../services/token.ts";
 
 const secret = "0123456789abcdef0123456789abcdef";
@@ -261,7 +262,7 @@ describe("requests", () => {
       keys: { current: new TextEncoder().encode(secret) },
       lifecycle,
       quiet: true,
-      slots: { total: 2, perTenant: 1, waitMs: 20, waitingPerTenant: 1 },
+      slots: { ...defaultSlots, total: 2, perTenant: 1, waitMs: 20, waitingPerTenant: 1 },
     });
     const ask = async (tenantId: string) => {
       const token = await mintToken({ secret, tenantId, scope: "events:read", ttlSeconds: 60, subject: "t" });
@@ -276,6 +277,46 @@ describe("requests", () => {
     release();
     for (const response of await Promise.all(running)) expect(response.statusCode).toBe(200);
     expect((await ask("a")).statusCode).toBe(200);
+  });
+
+  it("whose clients don't take their answers keep their slots, and are cut off after a while", async () => {
+    const large = [{ event_id: "a", event_timestamp: 1, raw_event: "x".repeat(32 * 1024 * 1024) }];
+    let answer: Row[] = large;
+    const own = createApi({
+      reader: {
+        query: (sql) => Promise.resolve(sql.includes(" FROM undated_replicated ") ? [] : answer),
+        ping: () => Promise.resolve(true),
+      },
+      keys: { current: new TextEncoder().encode(secret) },
+      lifecycle,
+      quiet: true,
+      slots: { total: 2, perTenant: 1, waitMs: 20, waitingPerTenant: 1, answerMs: 1_000 },
+    });
+    const token = await mintToken({
+      secret,
+      tenantId: "a",
+      scope: "events:read",
+      ttlSeconds: 60,
+      subject: "t",
+    });
+    const authorization = `Bearer ${token}`;
+    const ask = async () => (await own.inject({ url: "/v1/events", headers: { authorization } })).statusCode;
+    try {
+      await own.listen({ host: "127.0.0.1", port: 0 });
+      const socket = connect((own.server.address() as AddressInfo).port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(`GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: ${authorization}\r\n\r\n`);
+      await once(socket, "readable");
+      // The head of the answer is there; the client reads no further.
+      answer = [];
+      expect(await ask()).toBe(429);
+      await expect.poll(ask, { timeout: 10_000 }).toBe(200);
+      const closed = once(socket, "close");
+      socket.resume();
+      await closed;
+    } finally {
+      await own.close();
+    }
   });
 
   it("whose client goes away stop reading", async () => {
@@ -344,7 +385,7 @@ describe("a client that has gone", () => {
       keys: { current: new TextEncoder().encode(secret) },
       lifecycle,
       quiet: true,
-      slots: { total, perTenant: total, waitMs: 20, waitingPerTenant: 1 },
+      slots: { ...defaultSlots, total, perTenant: total, waitMs: 20, waitingPerTenant: 1 },
     });
     return { own, state };
   }

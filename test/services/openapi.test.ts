@@ -7,6 +7,7 @@ import { ownAnswers } from "../../components/render/own-answers.ts";
 import { createApi } from "../../services/api/app.ts";
 import { openApiDocument, operations } from "../../services/api/openapi.ts";
 import type { Row } from "../../services/api/replicas.ts";
+import { defaultSlots } from "../../services/api/slots.ts";
 import { HttpError } from "../../services/common/http.ts";
 import { mintToken } from "../../services/token.ts";
 
@@ -216,7 +217,7 @@ describe.each(protectedPaths)("%s", (path) => {
     expectAnswer(await ask(path), 503, "stopping");
     lifecycle.refusing = false;
 
-    const slots = { total: 1, perTenant: 1, waitMs: 1, waitingPerTenant: 0 };
+    const slots = { ...defaultSlots, total: 1, perTenant: 1, waitMs: 1, waitingPerTenant: 0 };
     for (const [tenant, status, error] of [
       ["acme", 429, "tenant_busy"],
       ["other", 503, "busy"],
