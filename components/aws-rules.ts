@@ -5,7 +5,7 @@ import { type AwsConfig } from "./config.ts";
 import { type Problem } from "./config-problems.ts";
 import { addressProblems, isPublicRange, networkOf } from "./network/addresses.ts";
 import { ruleProblems } from "./network/rules.ts";
-import { besideHeapMb, type Sizes } from "./services/memory.ts";
+import { besideHeapMb, limitMb, type Sizes } from "./services/memory.ts";
 import { names, plan } from "./topology.ts";
 
 /** Ranges wider than this count as "everybody", however they are split. */
@@ -179,6 +179,8 @@ function prodProblems({ tier, backup, alarmEmail }: AwsConfig): Problem[] {
 
 /** What a machine needs beside its containers' limits: Debian, Docker, the file cache that brokers live on, MB. */
 const besideContainersMb = 1024;
+/** On every machine: its anchor, the supervisor and the watchdog, MB. */
+const everywhereMb = limitMb.anchor + 2 * limitMb.supervisor;
 
 /** Machines whose containers may take more memory than there is. */
 export function memoryProblems(aws: AwsConfig, services: Sizes): Problem[] {
@@ -187,9 +189,17 @@ export function memoryProblems(aws: AwsConfig, services: Sizes): Problem[] {
       role: "stream",
       path: ["kafka", "heapMb"],
       megabytes:
-        services.kafka.heapMb + services.zookeeper.heapMb + besideHeapMb.kafka + besideHeapMb.zookeeper,
+        services.kafka.heapMb +
+        services.zookeeper.heapMb +
+        besideHeapMb.kafka +
+        besideHeapMb.zookeeper +
+        everywhereMb,
     },
-    { role: "store", path: ["clickhouse", "memoryMb"], megabytes: services.clickhouse.memoryMb },
+    {
+      role: "store",
+      path: ["clickhouse", "memoryMb"],
+      megabytes: services.clickhouse.memoryMb + limitMb.retention + everywhereMb,
+    },
   ] as const;
   return asked.flatMap(({ role, path, megabytes }) => {
     const { type } = aws[role];

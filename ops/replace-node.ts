@@ -131,7 +131,10 @@ export function beyond(
 }
 
 /** Checks about one replica or node; the others look at the platform as a whole, which notices a lost machine. */
-const single = new Set(["node", "zookeeper", "ingestor", "api", "haproxy", "keepalived", "supervisor"]);
+const single = new Set([
+  ...["node", "zookeeper", "ingestor", "api", "haproxy", "keepalived"],
+  ...["supervisor", "watchdog"],
+]);
 
 /**
  * Failed checks that forbid to take this machine away now. Those about what runs on it don't; and if it is lost

@@ -37,7 +37,9 @@ export function brokerList(topology: Topology): string {
 
 /** Database URL naming every replica, so that the client fails over by itself. With a password only for `env` delivery. */
 export function databaseUrl(topology: Topology, password?: string): string {
-  const hosts = topology.clickhouse.map((replica) => `${replica.alias}:${ports.clickhouseHttp.number}`);
+  // Addresses, because Docker knows a name only while its node runs, and asks others for one that it doesn't know: where
+  // those don't answer, all of Node's threads for names wait for them, and no replica can be asked any more.
+  const hosts = topology.clickhouse.map(({ node }) => `${node.address}:${ports.clickhouseHttp.number}`);
   const user = password === undefined ? names.databaseUser : `${names.databaseUser}:${password}`;
   return `http://${user}@${hosts.join(",")}/${names.database}`;
 }

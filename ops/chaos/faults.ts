@@ -77,18 +77,27 @@ export class Faults {
     return this.takeBack();
   }
 
-  /** What a person would have to do now: start what nobody has started, thaw what nobody has thawed. */
-  async leftToPeople(): Promise<string[]> {
+  /**
+   * What a person has to do where the stack does not get well: start what nobody has started, thaw what nobody has thawed,
+   * and where that is nothing, find out.
+   * @param unhealthy the checks that fail
+   */
+  async leftToPeople(unhealthy: readonly string[]): Promise<string[]> {
     const { docker, label } = this.#options.tools;
-    const all = await docker.listContainers({ all: true, filters: { label: [`${names.label}=${label}`] } });
+    const lookAt = unhealthy.map((check) => `find out about ${check}`);
+    const all = await docker
+      .listContainers({ all: true, filters: { label: [`${names.label}=${label}`] } })
+      .catch(() => undefined);
+    if (all === undefined) return [`${this.#docker("ps", [])}: it does not answer`, ...lookAt];
     const verbs: Readonly<Record<string, string>> = {
       ...{ exited: "start", created: "start", dead: "start" },
       paused: "unpause",
     };
-    return all.flatMap(({ Id, Names, State }) => {
+    const down = all.flatMap(({ Id, Names, State }) => {
       const verb = verbs[State];
       return verb === undefined ? [] : [this.#docker(verb, [Names[0]?.slice(1) ?? Id])];
     });
+    return down.length > 0 ? down : lookAt;
   }
 
   /** Whether something is broken that has to be taken back. */

@@ -132,8 +132,7 @@ export class Harness {
       const { at: healthyAt, unhealthy } = await this.#healthy(contract.healthySeconds, () => load.missing());
       await load.stop();
       const until = Date.now();
-      // What is down after so long, nobody but a person starts.
-      const manualSteps = healthyAt === undefined ? await this.#faults.leftToPeople() : [];
+      const manualSteps = healthyAt === undefined ? await this.#faults.leftToPeople(unhealthy) : [];
       const settlement = await this.#settle(client, load.ledger, name).catch((error: unknown) => {
         load.wrong.push(`can't be settled: ${(error as Error).message}`);
         return nothing;

@@ -245,9 +245,9 @@ the virtual IP, and keeps account of every event.
 - **Lost, twice**: acknowledged events, id by id, that the API doesn't show or that any of the three ClickHouse replicas
   lacks; events that readers see more than once, in one walk from page to page under load or in all pages afterwards. At
   the end of a run all of it is counted once more for every scenario, so that what came or went late shows too.
-- **Manual steps**: containers that were still down or frozen when the three minutes were over, so that a person would
-  have had to start them. What was killed the command never starts itself. What it does to end a fault of its own is none:
-  it thaws, starts what it stopped, mends a cut.
+- **Manual steps**: what was left to a person where not all was well after three minutes: to start what was still down or
+  frozen, or to find out about a check that failed. What was killed the command never starts itself. What it does to end
+  a fault of its own is none: it thaws, starts what it stopped, mends a cut.
 - **The contract**: nothing lost, nothing twice, never two holders for more than a second, all well again within three
   minutes, and no manual step. Anything else makes it end with 1, and so does a scenario that could not be tried, unless
   it needs root or a flag. A missed time limit is marked, and counts only with \`--strict\`, because a busy machine misses

@@ -504,6 +504,14 @@ export function scenariosOf(topology: Topology): Scenario[] {
   return found;
 }
 
+/** Who mends what mends itself last comes first. */
+const healers: readonly Scenario["heals"][] = [
+  "when the fault ends",
+  "by the watchdog",
+  "by the supervisor",
+  "by itself",
+];
+
 /** Two of different areas at once, step by step. What either promises alone, both together don't. */
 export function pairsOf(scenarios: readonly Scenario[]): Scenario[] {
   const some = scenarios.filter(({ area }) => area !== undefined);
@@ -515,8 +523,8 @@ export function pairsOf(scenarios: readonly Scenario[]): Scenario[] {
         const [long, short] = one.steps.length < other.steps.length ? [other, one] : [one, other];
         return {
           name: `${one.name}+${other.name}`,
-          breaks: `${one.breaks}; at once ${other.breaks}`,
-          heals: one.heals === "when the fault ends" ? one.heals : other.heals,
+          breaks: `${long.breaks}; ${long.steps.length > short.steps.length ? "with its first step" : "at once"} ${short.breaks}`,
+          heals: healers.find((healer) => healer === one.heals || healer === other.heals) ?? one.heals,
           steps: long.steps.map((step, number) => [...step, ...(short.steps[number] ?? [])]),
           ...(long.pauseSeconds === undefined ? {} : { pauseSeconds: long.pauseSeconds }),
         };

@@ -82,7 +82,7 @@ export function judge(
     broken.push(`two nodes had the VIP for ${overlap.longestMs} ms (allowed: ${contract.overlapMs})`);
   if (healthySeconds === undefined)
     broken.push(`not healthy after ${contract.healthySeconds} s: ${some(unhealthy)}`);
-  if (measured.manualSteps.length > 0) broken.push(`a person has to type: ${some(measured.manualSteps)}`);
+  if (measured.manualSteps.length > 0) broken.push(`a person has to: ${some(measured.manualSteps)}`);
   switch (promise?.limit) {
     case "outage":
       if (vip.outageMs > promise.ms)

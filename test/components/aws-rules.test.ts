@@ -127,9 +127,9 @@ describe("a wrong AWS configuration is refused:", () => {
   it("more memory than the machine has", () => {
     const config = { target: "aws", aws: dev, clickhouse: { memoryMb: 16000 }, kafka: { heapMb: 7000 } };
     expect(() => parseConfig(config)).toThrow(
-      /clickhouse\.memoryMb: .*16000 MB, and a m6i\.xlarge has room for 15360/,
+      /clickhouse\.memoryMb: .*16480 MB, and a m6i\.xlarge has room for 15360/,
     );
-    expect(() => parseConfig(config)).toThrow(/kafka\.heapMb: .*8088 MB, and a m6i\.large has room for 7168/);
+    expect(() => parseConfig(config)).toThrow(/kafka\.heapMb: .*8312 MB, and a m6i\.large has room for 7168/);
   });
 
   it("the target without its settings, and the settings without the target", () => {

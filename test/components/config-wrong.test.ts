@@ -537,7 +537,7 @@ describe("a wrong configuration", () => {
       "more memory than a machine has",
       { target: "aws", aws: dev, clickhouse: { memoryMb: 16000 } },
       [
-        "siem-ha:clickhouse.memoryMb: the containers on a store node may take 16000 MB, and a m6i.xlarge has room for 15360: lower it, or choose a larger type in siem-ha:aws store.type",
+        "siem-ha:clickhouse.memoryMb: the containers on a store node may take 16480 MB, and a m6i.xlarge has room for 15360: lower it, or choose a larger type in siem-ha:aws store.type",
       ],
     ],
     [

@@ -34,6 +34,8 @@ if [[ $# == 0 || "$1" == --* ]]; then
   if [[ "$(id -u)" == 0 ]]; then
     set -- setpriv --reuid=clickhouse --regid=clickhouse --init-groups "$@"
   fi
+  # ld.so would only warn.
+  [[ -r /usr/local/lib/habits.so ]] || { echo "this image lacks /usr/local/lib/habits.so" >&2; exit 1; }
   export LD_PRELOAD=/usr/local/lib/habits.so
 fi
 exec "$@"

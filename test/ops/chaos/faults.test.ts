@@ -42,6 +42,7 @@ describe("a fault", () => {
   let failing: Record<string, number> = {};
   /** Calls that take so long, milliseconds; they have happened when they end. */
   let slow: Record<string, number> = {};
+  let daemon: "answers" | "silent" = "answers";
   /** Containers that don't run. */
   let states: Record<string, string> = {};
   let faults: Faults;
@@ -81,8 +82,14 @@ describe("a fault", () => {
       ...{ Id: id, Names: [`/${name}`], State: states[name] ?? "running" },
       HostConfig: { NetworkMode },
     });
+    daemon = "answers";
     const listContainers = () =>
-      Promise.resolve([container("1", "lb-node-1", "siem-net"), container("2", "haproxy-1", "container:1")]);
+      daemon === "silent"
+        ? Promise.reject(new Error("no answer"))
+        : Promise.resolve([
+            container("1", "lb-node-1", "siem-net"),
+            container("2", "haproxy-1", "container:1"),
+          ]);
     vi.mocked(inNetwork).mockImplementation((_tools, node, line) => {
       const error = network(node, line);
       calls.push(`${line === mend ? "mend" : "cut"} ${node}`);
@@ -213,13 +220,18 @@ describe("a fault", () => {
 
   it("leaves to people what is down or frozen, and starts none of it itself", async () => {
     states = { "lb-node-1": "exited", "haproxy-1": "paused" };
-    expect(await faults.leftToPeople()).toEqual([
+    expect(await faults.leftToPeople(["kafka: silent"])).toEqual([
       "docker -H unix:///nowhere start lb-node-1",
       "docker -H unix:///nowhere unpause haproxy-1",
     ]);
     expect(calls).toEqual([]);
     states = {};
-    expect(await faults.leftToPeople()).toEqual([]);
+    expect(await faults.leftToPeople(["kafka: silent"])).toEqual(["find out about kafka: silent"]);
+    daemon = "silent";
+    expect(await faults.leftToPeople(["kafka: silent"])).toEqual([
+      "docker -H unix:///nowhere ps: it does not answer",
+      "find out about kafka: silent",
+    ]);
   });
 
   describe("of a whole node", () => {

@@ -59,7 +59,7 @@ describe("the contract", () => {
     [
       "a person has to do something",
       { manualSteps: ["docker start kafka-1"] },
-      /^a person has to type: docker start kafka-1$/,
+      /^a person has to: docker start kafka-1$/,
     ],
     ["nothing was acknowledged", { acknowledged: 0 }, /nothing is proved/],
     ["nothing was answered", { vip: { ...calm, failed: 1000 } }, /no request .* was answered/],

@@ -165,6 +165,7 @@ describe("the scenarios", () => {
     const pair = pairsOf(scenarios).find(({ name }) => name === "haproxy-holder-kill+api-kill");
     const [proxy, api] = [stepsOf("haproxy-holder-kill"), stepsOf("api-kill")];
     expect(api).toHaveLength(3);
+    expect(pair?.breaks).toMatch(/^each API in turn .*; with its first step HAProxy /);
     expect(pair?.steps).toEqual([[...(api[0] ?? []), ...(proxy[0] ?? [])], ...api.slice(1)]);
   });
 });
