@@ -144,6 +144,10 @@ export function renderClickhouseUsers(password: string): string {
       <!-- A block whose copy ZooKeeper remembers would be dropped as stored, though the replica that stored it may be
            lost, and what is read from Kafka again would be gone (decision 17). Readers see each event once all the same. -->
       <insert_deduplicate>0</insert_deduplicate>
+      <!-- A replica that was cut off while it sent a part is given up after this long, and the part is fetched anew; the
+           default would be half an hour (decision 15). -->
+      <http_send_timeout>10</http_send_timeout>
+      <http_receive_timeout>10</http_receive_timeout>
       <log_queries>0</log_queries>
     </default>
   </profiles>
