@@ -156,11 +156,8 @@ export async function runChecks(
   // One on each host: on one daemon all nodes have the same.
   const hosts = context.config.target === "local" ? topology.nodes.slice(0, 1) : topology.nodes;
   for (const node of hosts) {
-    for (const [check, { name }] of Object.entries({
-      supervisor: topology.supervisor,
-      watchdog: topology.watchdog,
-    }))
-      results.push(...look(check, hosts.length === 1 ? name : node.name, () => running(name, node)));
+    for (const { alias, name } of [topology.supervisor, topology.watchdog])
+      results.push(...look(alias, hosts.length === 1 ? name : node.name, () => running(name, node)));
   }
   results.push(...look("vip", topology.vip.address, () => oneHolder(context)));
   results.push(...look("probe event", "through the VIP", () => probe(context)));

@@ -132,8 +132,14 @@ export function beyond(
 
 /** Checks about one replica or node; the others look at the platform as a whole, which notices a lost machine. */
 const single = new Set([
-  ...["node", "zookeeper", "ingestor", "api", "haproxy", "keepalived"],
-  ...["supervisor", "watchdog"],
+  "node",
+  "zookeeper",
+  "ingestor",
+  "api",
+  "haproxy",
+  "keepalived",
+  "supervisor",
+  "watchdog",
 ]);
 
 /**

@@ -50,6 +50,7 @@ export class Supervisors extends pulumi.ComponentResource {
 interface SuperviseArgs {
   readonly host: Host;
   readonly name: string;
+  readonly alias: string;
   /** The only container that it looks after. @default all of the stack on this host but itself */
   readonly watches?: string;
   /** Name of the volume in which it remembers what was stopped. */
@@ -58,17 +59,17 @@ interface SuperviseArgs {
   readonly after: readonly pulumi.Resource[];
 }
 
-function supervise(alias: string, { host, name, watches, state, parent, after }: SuperviseArgs): void {
-  const stateFile = `${stateDirectory}/${watches === undefined ? "supervisor" : "watchdog"}.json`;
+function supervise(resource: string, args: SuperviseArgs): void {
+  const { host, name, alias, watches, state, parent, after } = args;
   new docker.Container(
-    alias,
+    resource,
     {
       name,
       image: host.ownImage("supervisor"),
       networkMode: "none",
       envs: [
         `STACK=${host.stack}`,
-        `STATE_FILE=${stateFile}`,
+        `STATE_FILE=${stateDirectory}/${alias}.json`,
         ...(watches === undefined ? [] : [`WATCHES=${watches}`]),
       ],
       volumes: [

@@ -90,7 +90,9 @@ export class Faults {
       .catch(() => undefined);
     if (all === undefined) return [`${this.#docker("ps", [])}: it does not answer`, ...lookAt];
     const verbs: Readonly<Record<string, string>> = {
-      ...{ exited: "start", created: "start", dead: "start" },
+      exited: "start",
+      created: "start",
+      dead: "start",
       paused: "unpause",
     };
     const down = all.flatMap(({ Id, Names, State }) => {

@@ -504,7 +504,7 @@ export function scenariosOf(topology: Topology): Scenario[] {
   return found;
 }
 
-/** Who mends what mends itself last comes first. */
+/** Who mends: of two, the one that comes first here is the last to have mended. */
 const healers: readonly Scenario["heals"][] = [
   "when the fault ends",
   "by the watchdog",

@@ -85,15 +85,17 @@ export function createApi(options: ApiOptions): FastifyInstance {
         resolve();
       });
     });
-    const answer = await slots.run(
-      tenant,
-      gone.signal,
-      () => work(tenant, (statement) => reader.query(statement, gone.signal)),
-      answered,
-    );
-    const late = setTimeout(() => request.raw.socket.destroy(), limits.answerMs);
-    void answered.then(() => clearTimeout(late));
-    return answer;
+    try {
+      return await slots.run(
+        tenant,
+        gone.signal,
+        () => work(tenant, (statement) => reader.query(statement, gone.signal)),
+        answered,
+      );
+    } finally {
+      const late = setTimeout(() => request.raw.socket.destroy(), limits.answerMs);
+      void answered.then(() => clearTimeout(late));
+    }
   }
 
   async function readPage(

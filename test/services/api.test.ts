@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect } from "node:net";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { createApi } from "../../services/api/app.ts";
+import { type ApiOptions, createApi } from "../../services/api/app.ts";
 import type { Row } from "../../services/api/replicas.ts";
 import { defaultSlots } from "../../services/api/slots.ts";
 import { mintToken } from "../../services/token.ts";
@@ -17,7 +17,10 @@ const statements: string[] = [];
 let answer: (sql: string) => Row[] = () => [];
 let alive = true;
 const lifecycle = { draining: false };
-const app = createApi({
+/** An API of these tests, where they ask for nothing else. */
+const apiOf = (options: Pick<ApiOptions, "reader" | "slots" | "now">) =>
+  createApi({ keys: { current: new TextEncoder().encode(secret) }, lifecycle, quiet: true, ...options });
+const app = apiOf({
   reader: {
     query: (sql) => {
       statements.push(sql);
@@ -26,9 +29,6 @@ const app = createApi({
     },
     ping: () => Promise.resolve(alive),
   },
-  keys: { current: new TextEncoder().encode(secret) },
-  lifecycle,
-  quiet: true,
   now: () => now,
 });
 
@@ -257,11 +257,8 @@ describe("requests", () => {
       reading++;
       return held.then(() => []);
     };
-    const small = createApi({
+    const small = apiOf({
       reader: { query, ping: () => Promise.resolve(true) },
-      keys: { current: new TextEncoder().encode(secret) },
-      lifecycle,
-      quiet: true,
       slots: { ...defaultSlots, total: 2, perTenant: 1, waitMs: 20, waitingPerTenant: 1 },
     });
     const ask = async (tenantId: string) => {
@@ -282,14 +279,11 @@ describe("requests", () => {
   it("whose clients don't take their answers keep their slots, and are cut off after a while", async () => {
     const large = [{ event_id: "a", event_timestamp: 1, raw_event: "x".repeat(32 * 1024 * 1024) }];
     let answer: Row[] = large;
-    const own = createApi({
+    const own = apiOf({
       reader: {
         query: (sql) => Promise.resolve(sql.includes(" FROM undated_replicated ") ? [] : answer),
         ping: () => Promise.resolve(true),
       },
-      keys: { current: new TextEncoder().encode(secret) },
-      lifecycle,
-      quiet: true,
       slots: { total: 2, perTenant: 1, waitMs: 20, waitingPerTenant: 1, answerMs: 1_000 },
     });
     const token = await mintToken({
@@ -321,7 +315,7 @@ describe("requests", () => {
 
   it("whose client goes away stop reading", async () => {
     let aborted = false;
-    const own = createApi({
+    const own = apiOf({
       reader: {
         query: (_statement, signal) =>
           new Promise((_, reject) => {
@@ -333,9 +327,6 @@ describe("requests", () => {
           }),
         ping: () => Promise.resolve(true),
       },
-      keys: { current: new TextEncoder().encode(secret) },
-      lifecycle,
-      quiet: true,
     });
     let started = (): void => {};
     const reached = new Promise<void>((resolve) => (started = resolve));
@@ -368,7 +359,7 @@ describe("a client that has gone", () => {
   /** An API that hangs while it is told to, with one slot for everybody. */
   function hanging(total: number) {
     const state = { hang: true, started: 0, aborted: 0 };
-    const own = createApi({
+    const own = apiOf({
       reader: {
         query: (_statement, signal) => {
           state.started++;
@@ -382,9 +373,6 @@ describe("a client that has gone", () => {
         },
         ping: () => Promise.resolve(true),
       },
-      keys: { current: new TextEncoder().encode(secret) },
-      lifecycle,
-      quiet: true,
       slots: { ...defaultSlots, total, perTenant: total, waitMs: 20, waitingPerTenant: 1 },
     });
     return { own, state };
