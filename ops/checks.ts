@@ -38,6 +38,10 @@ const letGoSeconds = 70;
 /** So long its watchers may take to see that HAProxy is back, seconds. */
 const noticedSeconds = 5;
 
+/** How long the probe waits for one answer, seconds, and how often it asks. */
+const probeSeconds = 5;
+const probeTries = 3;
+
 /** Tenant of the probe events, so that they never mix with a real tenant's. */
 const probeTenant = "siem-ha-probe";
 
@@ -234,7 +238,7 @@ async function ask(
       method,
       headers,
       ...(method === "POST" ? { body } : {}),
-      signal: AbortSignal.timeout(15_000),
+      signal: AbortSignal.timeout(probeSeconds * 1000),
     });
     return { status: answer.status, text: await answer.text() };
   }
@@ -244,10 +248,29 @@ async function ask(
     await inContainer(
       reach,
       { name: node.name, node },
-      ["nc", "-w", "15", topology.vip.address, String(port)],
+      ["nc", "-w", String(probeSeconds), topology.vip.address, String(port)],
       renderRequest(topology.vip.name, method, path, headers, body),
     ),
   );
+}
+
+/**
+ * Asks again where no answer came. Whoever waits for one while the address moves never hears from the former holder
+ * again, so every client must do so.
+ * @throws when none came the last time either
+ */
+export async function answered(ask: () => Promise<Answer>): Promise<Answer & { readonly tries: number }> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return { ...(await ask()), tries };
+    } catch (error) {
+      if (tries === probeTries)
+        throw new Error(`no answer to ${tries} requests; to the last: ${(error as Error).message}`, {
+          cause: error,
+        });
+      await sleep(200);
+    }
+  }
 }
 
 /** An HTTP/1.0 request as it goes over the wire, so that the answer comes unchunked and ends with the connection. */
@@ -284,18 +307,15 @@ async function probe(context: CheckContext): Promise<string> {
   const id = randomUUID();
   const began = Date.now();
   const authorization = `Bearer ${token}`;
-  const posted = await ask(
-    context,
-    ports.haproxyIngest.number,
-    "POST",
-    "/v1/events",
-    { authorization, "content-type": "application/json" },
-    JSON.stringify({
-      event_id: id,
-      event_timestamp: Math.floor(began / 1000),
-      source_type: "probe",
-      raw_event: "siem-ha verify",
-    }),
+  const event = JSON.stringify({
+    event_id: id,
+    event_timestamp: Math.floor(began / 1000),
+    source_type: "probe",
+    raw_event: "siem-ha verify",
+  });
+  const headers = { authorization, "content-type": "application/json" };
+  const posted = await answered(() =>
+    ask(context, ports.haproxyIngest.number, "POST", "/v1/events", headers, event),
   );
   if (posted.status !== 202) throw new Error(`the ingestor answered ${posted.status}: ${posted.text}`);
   const acknowledged = Date.now();
@@ -318,7 +338,11 @@ async function probe(context: CheckContext): Promise<string> {
     if (missing.size > 0) await sleep(100);
   }
   const readable = Date.now();
-  const read = await ask(context, ports.haproxyApi.number, "GET", `/v1/events/${id}`, { authorization });
+  const read = await answered(() =>
+    ask(context, ports.haproxyApi.number, "GET", `/v1/events/${id}`, { authorization }),
+  );
   if (read.status !== 200) throw new Error(`on every replica, but the API answered ${read.status}`);
-  return `acknowledged in ${acknowledged - began} ms, on ${topology.clickhouse.length} replicas ${readable - acknowledged} ms later, read back`;
+  const unheard = posted.tries + read.tries - 2;
+  const again = unheard === 0 ? "" : `; requests without an answer: ${unheard}`;
+  return `acknowledged in ${acknowledged - began} ms, on ${topology.clickhouse.length} replicas ${readable - acknowledged} ms later, read back${again}`;
 }

@@ -11,7 +11,7 @@ import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
 import { toItsEnd } from "./command.ts";
 import { entry } from "./entry.ts";
-import { isPassing, post } from "./ledger.ts";
+import { asked, isPassing, post } from "./ledger.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
 
@@ -46,12 +46,21 @@ const inFlight = 6;
 
 async function readTotal({ api, token }: SendTarget): Promise<number> {
   const now = Math.floor(Date.now() / 1000);
-  const answer = await fetch(`${api}/v1/stats?from=0&to=${now + 86400}`, {
-    headers: { authorization: `Bearer ${token}` },
-    signal: AbortSignal.timeout(30_000),
-  });
-  if (!answer.ok) throw new Error(`the API answered ${answer.status}: ${await answer.text()}`);
-  return ((await answer.json()) as { total: number }).total;
+  const url = `${api}/v1/stats?from=0&to=${now + 86400}`;
+  for (let tries = 1; ; tries++) {
+    const {
+      status,
+      text,
+      retryAfterSeconds = 1,
+    } = await asked(url, { headers: { authorization: `Bearer ${token}` } }, 30_000);
+    if (status === 200) return (JSON.parse(text) as { total: number }).total;
+    if (!isPassing(status) || tries === maxTries) {
+      throw new Error(
+        status === 0 ? `no answer from the API: ${text}` : `the API answered ${status}: ${text}`,
+      );
+    }
+    await sleep(1000 * retryAfterSeconds);
+  }
 }
 
 /** Posts until it is acknowledged; whether something was stored before does not matter, the ids being the same. */

@@ -32,6 +32,7 @@ export class KafkaPublisher {
   #producer: KafkaProducer;
   #metadata: ClusterMetadata | undefined;
   #failures = tolerated;
+  #refreshing: Promise<void> | undefined;
   #stopped = false;
   #giveUpAt = Number.POSITIVE_INFINITY;
 
@@ -109,10 +110,21 @@ export class KafkaPublisher {
   #renew(old: KafkaProducer): void {
     if (old !== this.#producer || this.#stopped) return;
     this.#producer = this.#create();
+    // Nobody need wait for what the old one was asked.
+    this.#refreshing = undefined;
     old.close(true, () => {});
   }
 
-  async #refresh(): Promise<void> {
+  /** One at a time: one lost connection, on which many wait, is one failure. */
+  #refresh(): Promise<void> {
+    if (this.#refreshing) return this.#refreshing;
+    const asked = this.#askForMetadata().finally(() => {
+      if (this.#refreshing === asked) this.#refreshing = undefined;
+    });
+    return (this.#refreshing = asked);
+  }
+
+  async #askForMetadata(): Promise<void> {
     const producer = this.#producer;
     try {
       this.#metadata = await producer.metadata({ topics: [...this.#options.topics], forceUpdate: true });

@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { connect as dial } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { labelOf, topologyOf } from "../../components/config.ts";
 import { holdsVip } from "../../components/edge/load-balancers.ts";
 import { ports } from "../../components/ports.ts";
@@ -191,6 +191,21 @@ describe.skipIf(!reachable)("a stack's life", () => {
     for (const name of left.volumes) await docker.getVolume(name).remove();
     for (const { id } of left.networks) await docker.getNetwork(id).remove();
     rmSync(state, { recursive: true });
+  });
+
+  // A failure that cannot be had again is understood only from what was said at the time.
+  afterEach(({ task }) => {
+    if (task.result?.state !== "fail") return;
+    const { keepalived, haproxy, ingestor, supervisor } = topology;
+    for (const { name } of [...keepalived, ...haproxy, ...ingestor, supervisor]) {
+      const { stdout, stderr } = spawnSync(
+        "docker",
+        ["--host", config.local.dockerHost, "logs", "--timestamps", "--since", "3m", name],
+        { encoding: "utf8" },
+      );
+      const said = `${stdout}${stderr}`.split("\n").filter((line) => !/gratuitous| 202 |" 200/.test(line));
+      console.log(`${name}:\n${said.sort().slice(-25).join("\n")}`);
+    }
   });
 
   it("stops in order at Ctrl-C, and lets no second up in before", async () => {
@@ -471,7 +486,8 @@ describe.skipIf(!reachable)("a stack's life", () => {
     }
     for (const other of others) await ask(other, "SYSTEM START FETCHES");
     // It ends with 0 only if every check passes, with its probe event on all replicas.
-    await succeeds("up", "-s", stackName);
+    const up = await succeeds("up", "-s", stackName);
+    console.log(up.split("\n").find((line) => line.includes("probe event")));
     for (const replica of topology.clickhouse) {
       expect(Number(await stored(replica)), replica.name).toBe(before + sent.length + 1);
     }

@@ -1,9 +1,9 @@
-// The request that `verify` sends by way of a machine, as it goes over the wire.
+// The requests of `verify`: by way of a machine, as they go over the wire; and what it does without an answer.
 
 import { createServer as createHttp } from "node:http";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { describe, expect, it } from "vitest";
-import { parseAnswer, renderRequest } from "../../ops/checks.ts";
+import { answered, parseAnswer, renderRequest } from "../../ops/checks.ts";
 
 const exchange = (port: number, text: string) =>
   new Promise<string>((resolve, reject) => {
@@ -39,5 +39,24 @@ describe("a request over the wire", () => {
     const said = await exchange((server.address() as AddressInfo).port, "GET / HTTP/1.0\r\n\r\n");
     server.close();
     expect(() => parseAnswer(said)).toThrow(/no HTTP answer, but "SSH-2.0/);
+  });
+});
+
+describe("a request of the probe", () => {
+  it("is sent again where no answer came, and says so", async () => {
+    const said = [undefined, undefined, { status: 503, text: "stopping" }, { status: 202, text: "" }];
+    const ask = () => {
+      const next = said.shift();
+      return next ? Promise.resolve(next) : Promise.reject(new Error("timeout"));
+    };
+    // An answer is one, whatever it says.
+    expect(await answered(ask)).toEqual({ status: 503, text: "stopping", tries: 3 });
+    expect(said).toHaveLength(1);
+  });
+
+  it("fails with the last reason when there never is an answer", async () => {
+    let asked = 0;
+    const ask = () => Promise.reject(new Error(`timeout ${++asked}`));
+    await expect(answered(ask)).rejects.toThrow("no answer to 3 requests; to the last: timeout 3");
   });
 });

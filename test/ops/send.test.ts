@@ -13,6 +13,8 @@ interface Sent {
 /** By id, as ClickHouse's count of distinct ids sees them. */
 const stored = new Map<string, string>();
 const posts: { type: string | undefined; events: Sent[] }[] = [];
+/** So many questions for the number of stored events are answered 503 before one is answered. */
+let unavailable = 0;
 /** Answers a post; what it stores is up to it. */
 let answer: (events: Sent[], response: ServerResponse, post: number) => void;
 
@@ -28,7 +30,10 @@ const accept = (events: Sent[], response: ServerResponse): void => {
 };
 
 const server = createServer((request: IncomingMessage, response) => {
-  if (request.method === "GET") return reply(response, 200, { total: stored.size });
+  if (request.method === "GET") {
+    if (unavailable-- > 0) return reply(response, 503, { error: "no_replica" });
+    return reply(response, 200, { total: stored.size });
+  }
   let body = "";
   request.on("data", (chunk: Buffer) => (body += chunk.toString()));
   request.on("end", () => {
@@ -46,6 +51,7 @@ afterAll(() => server.close());
 beforeEach(() => {
   stored.clear();
   posts.length = 0;
+  unavailable = 0;
   answer = accept;
 });
 
@@ -67,6 +73,15 @@ describe("send", () => {
     ]);
     expect(posts[0]?.type).toBe("application/x-ndjson");
     expect([...stored.values()].sort()).toEqual(["a", "b", "c"]);
+  });
+
+  it("asks again for what is stored, where the API can't answer for a while", async () => {
+    answer = (events, response) => {
+      unavailable = 5;
+      accept(events, response);
+    };
+    expect(await run(["a", "b"], 2)).toMatchObject({ lines: 2, acknowledged: 2 });
+    expect(unavailable).toBeLessThan(0);
   });
 
   it.each([429, 500, 502, 503, 504])(

@@ -3,7 +3,7 @@
 import { ProduceAcks } from "@platformatic/kafka";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Message } from "../../services/ingestor/batch.ts";
-import { type KafkaProducer, KafkaPublisher } from "../../services/ingestor/kafka.ts";
+import { type KafkaOptions, type KafkaProducer, KafkaPublisher } from "../../services/ingestor/kafka.ts";
 
 // The clock moves only when the publisher sleeps, so that 20 s take no time.
 vi.mock("node:timers/promises", () => ({
@@ -22,6 +22,8 @@ const calls: Call[] = [];
 let created = 0;
 let closed = 0;
 let leader = 1;
+/** So many questions for metadata fail from now on. */
+let unanswered = 0;
 /** What the n-th send does; the default is an acknowledgement. */
 let answer: (call: number) => Promise<void>;
 const messages: Message[] = Array.from({ length: 40 }, (_, n) => ({
@@ -37,13 +39,15 @@ function createProducer(): KafkaProducer {
     partitions: Array.from({ length: partitions }, () => ({ leader })),
   });
   const metadata = () =>
-    Promise.resolve({
-      brokers: new Map([[1, {}]]),
-      topics: new Map([
-        ["events", topic()],
-        ["alerts", topic()],
-      ]),
-    });
+    unanswered-- > 0
+      ? Promise.reject(new Error("Connection closed"))
+      : Promise.resolve({
+          brokers: new Map([[1, {}]]),
+          topics: new Map([
+            ["events", topic()],
+            ["alerts", topic()],
+          ]),
+        });
   const send = async (call: Call): Promise<object> => {
     calls.push(call);
     await answer(calls.length - 1);
@@ -57,11 +61,11 @@ function createProducer(): KafkaProducer {
 }
 
 /** A publisher that asks for metadata when it first needs it. */
-const publisher = (): KafkaPublisher =>
+const publisher = (warn: KafkaOptions["warn"] = () => {}): KafkaPublisher =>
   new KafkaPublisher({
     brokers: ["kafka:9092"],
     topics: ["events", "alerts"],
-    warn: () => {},
+    warn,
     createProducer,
   });
 
@@ -74,6 +78,7 @@ beforeEach(() => {
   created = 0;
   closed = 0;
   leader = 1;
+  unanswered = 0;
   answer = () => Promise.resolve();
 });
 
@@ -161,5 +166,48 @@ describe("a publish", () => {
     const produced = { offsets: [{ topic: "events", partition: 0 }] };
     answer = () => Promise.reject(Object.assign(new Error("one partition is down"), { produced }));
     await expect(publisher().publish(messages)).rejects.toThrow("one partition is down");
+  });
+});
+
+describe("the connection to Kafka", () => {
+  const connected = async (warned: string[] = []): Promise<KafkaPublisher> => {
+    const made = publisher((_, message) => void warned.push(message));
+    expect(made.connected).toBe(false);
+    await made.publish(messages);
+    expect(made.connected).toBe(true);
+    return made;
+  };
+  /** So many sends fail from now on. */
+  const lose = (sends: number): void => {
+    const until = calls.length + sends;
+    answer = (call) => (call < until ? Promise.reject(new Error("Connection closed")) : Promise.resolve());
+  };
+
+  it("is not lost when many posts lose the same broker at once", async () => {
+    const made = await connected();
+    const posts = 20;
+    lose(posts);
+    // The library tells all who ask at once of the same failure.
+    unanswered = posts;
+    const seen: boolean[] = [];
+    await Promise.all(
+      Array.from({ length: posts }, () => made.publish(messages).then(() => seen.push(made.connected))),
+    );
+    expect(seen).toEqual(Array.from({ length: posts }, () => true));
+  });
+
+  it("is lost when nobody answers three times in a row, and is back with the first answer", async () => {
+    const warned: string[] = [];
+    const made = await connected(warned);
+    warned.length = 0;
+    lose(4);
+    unanswered = 3;
+    await made.publish(messages);
+    expect(made.connected).toBe(true);
+    const retrying = "Kafka did not acknowledge; retrying";
+    expect(warned).toEqual([
+      ...[retrying, retrying, retrying, "lost the connection to Kafka"],
+      ...[retrying, "connected to Kafka"],
+    ]);
   });
 });
