@@ -11,6 +11,9 @@ umask 077
 # no longer lease, and is young for as long.
 lease_ms=1500
 ask_seconds=0.25
+# A witness that is there answers within milliseconds: after so many seconds the peers are asked too. The other node has
+# the address by then, and every tenth of a second that this one holds it on is one with two holders.
+slow_seconds=0.1
 
 log() { echo "vip: $*" >&2; }
 
@@ -61,9 +64,18 @@ json_field() { # json name
 # may not grant anything yet, but this node is not cut off, and the witness will refuse others. Sets `lease_grants` to
 # the witness's count of grants: where that grows while we are refused, the other holder is alive. Sets `lease_refusals`
 # to its count of refusals: where that grows while we are not refused, another node claims the address.
-ask_lease() {
-  local answer
-  answer=$(witness PUT /lease "{\"holder\":\"$NODE\",\"ttlMs\":$lease_ms}")
+# Runs the command given to it when the answer takes its time.
+ask_lease() { # command
+  local reply answer="" rest=""
+  exec {reply}< <(witness PUT /lease "{\"holder\":\"$NODE\",\"ttlMs\":$lease_ms}")
+  # It reads to the end; above 128 it is the time that ended it.
+  IFS= read -rd '' -t "$slow_seconds" -u "$reply" answer
+  if (($? > 128)); then
+    "$@"
+    IFS= read -rd '' -u "$reply" rest
+    answer+=$rest
+  fi
+  exec {reply}<&-
   lease_grants=$(json_field "$answer" grants) || lease_grants=""
   lease_refusals=$(json_field "$answer" refusals) || lease_refusals=0
   case "${answer##*$'\n'}" in
@@ -107,6 +119,11 @@ ask_peers() {
   done
 }
 
+# For may_hold, whose `beside` it sets: asks the peers while the witness is being asked.
+ask_beside() {
+  [[ -n "$beside" ]] || exec {beside}< <(ask_peers && echo "$peers")
+}
+
 # This node may be the holder, and so may write routes. The witness decides. Where it can't be asked, VRRP's choice
 # stands if a peer confirms it; a node that sees neither must assume that it is the one cut off.
 # Sets `lease` as ask_lease does, and `peers` where they were asked.
@@ -114,10 +131,10 @@ may_hold() {
   local beside=""
   peers=""
   # Nobody has answered the last time: both are asked at once, so that a node that is cut off lets go the sooner.
-  ((${doubts:-0} == 0)) || exec {beside}< <(ask_peers && echo "$peers")
-  ask_lease
+  ((${doubts:-0} == 0)) || ask_beside
+  ask_lease ask_beside
   if [[ -n "$beside" ]]; then
-    read -r peers <&"$beside"
+    [[ "$lease" == granted || "$lease" == refused ]] || read -r peers <&"$beside"
     exec {beside}<&-
   fi
   case "$lease" in

@@ -314,6 +314,38 @@ describe.skipIf(withoutTools() || (await withoutMoto()))("vip-keeper", () => {
       }
     }, 60_000);
 
+    it("asks the other load balancer while the witness takes its time, so that it knows the sooner", async () => {
+      const heard: ("witness" | "peer" | "given up")[] = [];
+      const slow = await listen((_incoming, response) => {
+        heard.push("witness");
+        response.on("close", () => heard.push("given up"));
+      });
+      const other = await listen((_incoming, response) => {
+        heard.push("peer");
+        response.end("free");
+      }, "127.0.0.2");
+      const alone = new Machine(cloud, { witness: slow.url, port: other.port });
+      started = alone;
+      try {
+        alone.hold();
+        alone.keep({});
+        const rounds = () => heard.join(" ").split("witness").slice(1, -1);
+        await eventually(
+          "not asked ten times",
+          () => rounds().length >= 10,
+          30,
+          () => alone.output,
+        );
+        const beside = rounds().filter((round) => round.trim().startsWith("peer"));
+        // A busy machine may be late now and then.
+        expect(beside.length, heard.join(", ")).toBeGreaterThan(rounds().length / 2);
+        expect(alone.output).not.toContain("lets go");
+      } finally {
+        await slow.stop();
+        await other.stop();
+      }
+    }, 60_000);
+
     it("lets go when it sees neither, and comes back when it sees the other again", async () => {
       silence.silent = true;
       const other = await peer("free");
