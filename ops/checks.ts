@@ -15,6 +15,7 @@ import { mintToken } from "../services/token.ts";
 import { partitionsOn } from "./broker.ts";
 import { inContainer, type Reach, shell } from "./daemon.ts";
 import { entry } from "./entry.ts";
+import { type Answer, asked } from "./ledger.ts";
 
 export interface CheckResult {
   readonly check: string;
@@ -213,11 +214,6 @@ async function oneHolder({ topology, reach }: CheckContext): Promise<string> {
   return `held by ${holders[0]}`;
 }
 
-interface Answer {
-  readonly status: number;
-  readonly text: string;
-}
-
 /**
  * One request to the VIP: from this machine, or, where that is not in the machines' network, by one of them, which
  * takes the way of every other client there: by the routes to the holder.
@@ -234,13 +230,10 @@ async function ask(
   if (config.target === "local") {
     const { api, ingest } = entry(topology, config);
     const base = port === ports.haproxyApi.number ? api : ingest;
-    const answer = await fetch(`${base}${path}`, {
-      method,
-      headers,
-      ...(method === "POST" ? { body } : {}),
-      signal: AbortSignal.timeout(probeSeconds * 1000),
-    });
-    return { status: answer.status, text: await answer.text() };
+    const init = { method, headers, ...(method === "POST" ? { body } : {}) };
+    const answer = await asked(`${base}${path}`, init, probeSeconds * 1000);
+    if (answer.status === 0) throw new Error(answer.text);
+    return answer;
   }
   const { node } = topology.witness;
   return parseAnswer(

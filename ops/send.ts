@@ -11,7 +11,7 @@ import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
 import { toItsEnd } from "./command.ts";
 import { entry } from "./entry.ts";
-import { asked, isPassing, post } from "./ledger.ts";
+import { type Answer, asked, isPassing, post } from "./ledger.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, readSecret, stackConfig } from "./workspace.ts";
 
@@ -44,39 +44,34 @@ const maxTries = 10;
 /** Posts in flight at once: enough to keep three ingestors busy, few enough not to be a load test. */
 const inFlight = 6;
 
+/** Asks until the answer says something, or gives the last one that did not. */
+async function decided(ask: () => Promise<Answer>): Promise<Answer> {
+  for (let tries = 1; ; tries++) {
+    const answer = await ask();
+    if (!isPassing(answer.status) || tries === maxTries) return answer;
+    await sleep(1000 * (answer.retryAfterSeconds ?? 1));
+  }
+}
+
 async function readTotal({ api, token }: SendTarget): Promise<number> {
   const now = Math.floor(Date.now() / 1000);
   const url = `${api}/v1/stats?from=0&to=${now + 86400}`;
-  for (let tries = 1; ; tries++) {
-    const {
-      status,
-      text,
-      retryAfterSeconds = 1,
-    } = await asked(url, { headers: { authorization: `Bearer ${token}` } }, 30_000);
-    if (status === 200) return (JSON.parse(text) as { total: number }).total;
-    if (!isPassing(status) || tries === maxTries) {
-      throw new Error(
-        status === 0 ? `no answer from the API: ${text}` : `the API answered ${status}: ${text}`,
-      );
-    }
-    await sleep(1000 * retryAfterSeconds);
-  }
+  const headers = { authorization: `Bearer ${token}` };
+  const { status, text } = await decided(() => asked(url, { headers }, 30_000));
+  if (status === 0) throw new Error(`no answer from the API: ${text}`);
+  if (status !== 200) throw new Error(`the API answered ${status}: ${text}`);
+  return (JSON.parse(text) as { total: number }).total;
 }
 
 /** Posts until it is acknowledged; whether something was stored before does not matter, the ids being the same. */
 async function postLines(target: SendTarget, lines: readonly Line[]): Promise<number> {
   const given = { type: "application/x-ndjson", body: lines.map(({ json }) => json).join("\n") } as const;
-  for (let tries = 1; ; tries++) {
-    const { status, text, retryAfterSeconds = 1 } = await post(target, given, 60_000);
-    if (status === 202) return (JSON.parse(text) as { accepted: number }).accepted;
-    if (!isPassing(status) || tries === maxTries) {
-      if (status === 0) throw new Error(`no answer: ${text}`);
-      const line = lines[Number(/"line":(\d+)/.exec(text)?.[1]) - 1];
-      const where = line ? ` about line ${line.number} of the input (below, lines are the post's)` : "";
-      throw new Error(`the ingestor answered ${status}${where}: ${text.trim()}`);
-    }
-    await sleep(1000 * retryAfterSeconds);
-  }
+  const { status, text } = await decided(() => post(target, given, 60_000));
+  if (status === 202) return (JSON.parse(text) as { accepted: number }).accepted;
+  if (status === 0) throw new Error(`no answer: ${text}`);
+  const line = lines[Number(/"line":(\d+)/.exec(text)?.[1]) - 1];
+  const where = line ? ` about line ${line.number} of the input (below, lines are the post's)` : "";
+  throw new Error(`the ingestor answered ${status}${where}: ${text.trim()}`);
 }
 
 /** "3 to 5, 8": the first and last lines of posts. */
