@@ -44,7 +44,14 @@ function strip(message: string): string {
   return message.replace(/<\{%[^%]*%\}>/g, "");
 }
 
-/** A failed command's error begins with the whole script; what it printed is what a person can act on. */
+/**
+ * A failed command's error begins with the whole script; what it printed is what a person can act on. How it ended is said
+ * where that tells more: it said nothing, or was killed.
+ */
 function readable(message: string): string {
-  return message.replace(/^exit status \d+: running "[\s\S]*?\n?":\n/, "").trim();
+  const [frame, status] =
+    /^(exit status \d+|signal: \w+): running "[\s\S]*?\n?":(?:\n|$)/.exec(message) ?? [];
+  if (frame === undefined) return message.trim();
+  const said = message.slice(frame.length).trim();
+  return status === "exit status 1" && said !== "" ? said : `${said} (${status})`.trim();
 }

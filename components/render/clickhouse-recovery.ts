@@ -21,6 +21,14 @@ const settleSeconds = 30;
 const statementSeconds = 600;
 /** A group has noticed after this, seconds, that a member is gone: session, then heartbeats. */
 const groupSeconds = 10;
+/** A queue that has lost its view has stored the block that it was reading after this, seconds: four blocks' time. */
+const blockSeconds = 2;
+/** How often it begins anew where a server ends under it. */
+const tries = 3;
+/** So long after a failure Docker may take to have started a server that ended, seconds. */
+const restartSeconds = 5;
+/** So long a server that ended may take until it answers again, seconds. */
+const answerSeconds = 120;
 /** Older than anything that Kafka has, seconds. */
 const everSeconds = 10 * 365 * 86_400;
 
@@ -30,7 +38,8 @@ const everSeconds = 10 * 365 * 86_400;
  * more, by another replica: what the lost one had stored and nobody had fetched yet is nowhere else. Readers see once
  * what is stored twice (decision 10). The feed itself goes on meanwhile.
  *
- * The table comes last, so that an interrupted run begins anew. With nothing lost it asks each replica a question or two.
+ * The table comes last, so that an interrupted run begins anew. One that breaks off because a server ended does that by
+ * itself. With nothing lost it asks each replica a question or two.
  */
 export function renderRecovery(topology: Topology): string {
   const replicas = topology.clickhouse;
@@ -43,6 +52,11 @@ export function renderRecovery(topology: Topology): string {
   const whichever = (list: readonly Replica[], line: (replica: Replica) => string): string =>
     list.map((replica) => `  ${replica.slot}) ${line(replica)} ;;`).join("\n");
   const stored = feeds.map(({ table }) => `'${table}'`).join(", ");
+  const servers = [...topology.zookeeper, ...topology.kafka, ...replicas];
+  const hosts = [...new Set(servers.map(({ node }) => node))].map((node) => ({
+    docker: dockerOn(node),
+    containers: servers.flatMap((server) => (server.node === node ? [server.name] : [])),
+  }));
   return `set -eu
 on() {
   case $1 in
@@ -59,6 +73,16 @@ path_of() {
 ${feeds.map(({ table, path }) => `  ${table}) echo ${path} ;;`).join("\n")}
   esac
 }
+
+# What the servers are and when each was started.
+starts() {
+${hosts.map(({ docker, containers }) => `  ${docker} inspect --format '{{.Name}} {{.State.StartedAt}}' ${containers.join(" ")}`).join("\n")}
+}
+
+recover() {
+doing="asking what is lost"
+# A server that ends takes with it what the client in its container would have said.
+trap 'ended=$?; [ "$ended" = 0 ] || echo "broke off with $ended while $doing" >&2' EXIT
 
 # 18.16 says No node where newer ones say nothing; any other error must not look like a table that was never made.
 zookeeper() {
@@ -86,6 +110,16 @@ for slot in ${slots}; do
   done
 done
 
+# Takes a queue that reads again from a server. 18.16 aborts where a queue goes while a block is being read: that block's
+# end subscribes once more to what is just being closed. Without a view it ends its block and reads no more.
+remove() {
+  there=$(on "$1" "SELECT count() FROM system.tables WHERE database = '${names.database}' AND name IN ('$2', '$3')")
+  if [ "$there" = 0 ]; then return; fi
+  on "$1" "DROP TABLE IF EXISTS ${names.database}.$3"
+  sleep ${blockSeconds}
+  on "$1" "DROP TABLE IF EXISTS ${names.database}.$2"
+}
+
 # The first replica that has the table.
 source_of() {
   for other in ${slots}; do
@@ -106,8 +140,8 @@ left_of() {
 read_again() {
   table=$1 group=$2 topic=$3 queue=$4 view=$5 make_queue=$6 make_view=$7
   source=$(source_of "$table")
-  # Of a run that was interrupted.
-  for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS ${names.database}.$name"; done
+  # Of a run that was interrupted, wherever it read.
+  for slot in ${slots}; do remove "$slot" "$queue" "$view"; done
   # What the others know of and have not fetched was stored by the lost one, however long ago.
   behind=0
   for other in ${slots}; do
@@ -137,7 +171,6 @@ read_again() {
   [ -n "$ends" ] || { echo "Kafka does not say how far $group is to read in $topic: $said" >&2; exit 1; }
   said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT\${span% *}S" --execute 2>&1) || { echo "$said" >&2; exit 1; }
   if printf '%s\\n' "$said" | grep -q '^Error'; then echo "$said" >&2; exit 1; fi
-  # A queue that goes while its group is only being formed may abort 18.16, so there is none where nothing is to be read.
   left=$(left_of "$group" "$topic" "$ends")
   if [ "$left" = 0 ]; then return; fi
   on "$source" "$make_queue"
@@ -153,7 +186,7 @@ read_again() {
     fi
     sleep 1
   done
-  for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS ${names.database}.$name"; done
+  remove "$source" "$queue" "$view"
   echo "$table: read again what Kafka had from \${span% *} s to \${span#* } s ago"
 }
 
@@ -169,6 +202,7 @@ ${whichever(topology.kafka, ({ name, node }) => `${dockerOn(node)} exec -e KAFKA
   tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
   for table in $tables; do source_of "$table" >/dev/null; done
   for table in $tables; do
+    doing="reading again what $table has lost"
     case $table in
 ${feeds
   .map(
@@ -181,6 +215,7 @@ ${feeds
     esac
   done
 
+  doing="making the lost tables"
   printf '%s' "$lost" | while read -r slot table seen; do
     source=$(source_of "$table")
     wanted=$(on "$source" "SHOW CREATE TABLE ${names.database}.$table FORMAT TSVRaw")
@@ -207,6 +242,7 @@ fi
 # What the lost replica had merged others wait for, and 18.16 waits for ever: "Hoping that it will eventually appear".
 # What was in it is stored anew by now, so the entry is taken out of the queue. Only if it has waited all the time, and
 # nobody is away who may yet have the part. Current servers put an empty part there.
+doing="looking for what waits for a lost part"
 if [ "$current" = 0 ]; then
   waiting() {
     for slot in ${slots}; do
@@ -236,11 +272,13 @@ if [ "$current" = 0 ]; then
 fi
 
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
-# without its view would be committed, and stored nowhere.
+# without its view would be committed, and stored nowhere. Where 18.16 aborts, nothing of its block is committed, and all
+# of this begins anew.
+doing="removing the queues of other releases"
 everywhere() { for slot in ${slots}; do on "$slot" "$1"; done; }
 queues=$(everywhere "${stale.queues}")
 if [ -n "$queues" ]; then
-  # A queue that goes while its group is being divided anew may abort 18.16.
+  # It aborts more seldom where the group is at rest.
   sleep ${groupSeconds}
   for queue in $(printf '%s\\n' "$queues" | sort -u); do
     on ${first.slot} "DROP TABLE IF EXISTS ${names.database}.$queue ON CLUSTER ${names.clickhouseCluster}" >/dev/null
@@ -251,6 +289,28 @@ fi
 views=$(everywhere "${stale.views}")
 for view in $(printf '%s\\n' "$views" | sort -u); do
   on ${first.slot} "DROP TABLE IF EXISTS ${names.database}.$view ON CLUSTER ${names.clickhouseCluster}" >/dev/null
+done
+}
+
+try=1
+while :; do
+  before=$(starts)
+  # In the background, because a shell does not stop at a failure inside of a condition.
+  (recover) &
+  if wait $!; then exit 0; fi
+  sleep ${restartSeconds}
+  now=$(starts)
+  ended=$(printf '%s\\n--\\n%s\\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
+  if [ -z "$ended" ] || [ $try = ${tries} ]; then exit 1; fi
+  try=$((try + 1))
+  echo "$(echo $ended) ended meanwhile; once more when all answer"
+  deadline=$(($(date +%s) + ${answerSeconds}))
+  for slot in ${slots}; do
+    until on "$slot" "SELECT 1" >/dev/null 2>&1; do
+      if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot") has not answered for ${answerSeconds} s" >&2; exit 1; fi
+      sleep 1
+    done
+  done
 done
 `;
 }

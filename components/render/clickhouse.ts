@@ -297,8 +297,8 @@ SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}${flagged}`,
 }
 
 /**
- * The intakes of the feeds, named by what they are: one that is as it should be is left alone. A queue that goes while
- * its group is just being divided anew can abort 18.16 (librdkafka's "assert: !rkcg->rkcg_subscription").
+ * The intakes of the feeds, named by what they are: one that is as it should be is left alone. A queue that goes while it
+ * reads can abort 18.16 (librdkafka's "assert: !rkcg->rkcg_subscription", decision 17).
  */
 function currentIntakes(topology: Topology): Intake[] {
   return feeds.map((feed) => {

@@ -21,6 +21,21 @@ path_of() {
   esac
 }
 
+# What the servers are and when each was started.
+starts() {
+  docker -H "$DOCKER_STREAM_NODE_1" inspect --format '{{.Name}} {{.State.StartedAt}}' zookeeper-1 kafka-1
+  docker -H "$DOCKER_STREAM_NODE_2" inspect --format '{{.Name}} {{.State.StartedAt}}' zookeeper-2 kafka-2
+  docker -H "$DOCKER_STREAM_NODE_3" inspect --format '{{.Name}} {{.State.StartedAt}}' zookeeper-3 kafka-3
+  docker -H "$DOCKER_STORE_NODE_1" inspect --format '{{.Name}} {{.State.StartedAt}}' clickhouse-1
+  docker -H "$DOCKER_STORE_NODE_2" inspect --format '{{.Name}} {{.State.StartedAt}}' clickhouse-2
+  docker -H "$DOCKER_STORE_NODE_3" inspect --format '{{.Name}} {{.State.StartedAt}}' clickhouse-3
+}
+
+recover() {
+doing="asking what is lost"
+# A server that ends takes with it what the client in its container would have said.
+trap 'ended=$?; [ "$ended" = 0 ] || echo "broke off with $ended while $doing" >&2' EXIT
+
 # 18.16 says No node where newer ones say nothing; any other error must not look like a table that was never made.
 zookeeper() {
   said=$(on "$1" "$2" 2>/dev/null) && return
@@ -47,6 +62,16 @@ for slot in 1 2 3; do
   done
 done
 
+# Takes a queue that reads again from a server. 18.16 aborts where a queue goes while a block is being read: that block's
+# end subscribes once more to what is just being closed. Without a view it ends its block and reads no more.
+remove() {
+  there=$(on "$1" "SELECT count() FROM system.tables WHERE database = 'dev' AND name IN ('$2', '$3')")
+  if [ "$there" = 0 ]; then return; fi
+  on "$1" "DROP TABLE IF EXISTS dev.$3"
+  sleep 2
+  on "$1" "DROP TABLE IF EXISTS dev.$2"
+}
+
 # The first replica that has the table.
 source_of() {
   for other in 1 2 3; do
@@ -67,8 +92,8 @@ left_of() {
 read_again() {
   table=$1 group=$2 topic=$3 queue=$4 view=$5 make_queue=$6 make_view=$7
   source=$(source_of "$table")
-  # Of a run that was interrupted.
-  for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS dev.$name"; done
+  # Of a run that was interrupted, wherever it read.
+  for slot in 1 2 3; do remove "$slot" "$queue" "$view"; done
   # What the others know of and have not fetched was stored by the lost one, however long ago.
   behind=0
   for other in 1 2 3; do
@@ -98,7 +123,6 @@ read_again() {
   [ -n "$ends" ] || { echo "Kafka does not say how far $group is to read in $topic: $said" >&2; exit 1; }
   said=$(groups --group "$group" --topic "$topic" --reset-offsets --by-duration "PT${span% *}S" --execute 2>&1) || { echo "$said" >&2; exit 1; }
   if printf '%s\n' "$said" | grep -q '^Error'; then echo "$said" >&2; exit 1; fi
-  # A queue that goes while its group is only being formed may abort 18.16, so there is none where nothing is to be read.
   left=$(left_of "$group" "$topic" "$ends")
   if [ "$left" = 0 ]; then return; fi
   on "$source" "$make_queue"
@@ -114,7 +138,7 @@ read_again() {
     fi
     sleep 1
   done
-  for name in "$queue" "$view"; do on "$source" "DROP TABLE IF EXISTS dev.$name"; done
+  remove "$source" "$queue" "$view"
   echo "$table: read again what Kafka had from ${span% *} s to ${span#* } s ago"
 }
 
@@ -134,6 +158,7 @@ if [ -n "$lost" ]; then
   tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
   for table in $tables; do source_of "$table" >/dev/null; done
   for table in $tables; do
+    doing="reading again what $table has lost"
     case $table in
     events_replicated)
       read_again events_replicated clickhouse-ingest-events-recovery ingest-events events_queue_recovery events_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.events_queue_recovery (
@@ -184,6 +209,7 @@ SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_recovery WHER
     esac
   done
 
+  doing="making the lost tables"
   printf '%s' "$lost" | while read -r slot table seen; do
     source=$(source_of "$table")
     wanted=$(on "$source" "SHOW CREATE TABLE dev.$table FORMAT TSVRaw")
@@ -210,6 +236,7 @@ fi
 # What the lost replica had merged others wait for, and 18.16 waits for ever: "Hoping that it will eventually appear".
 # What was in it is stored anew by now, so the entry is taken out of the queue. Only if it has waited all the time, and
 # nobody is away who may yet have the part. Current servers put an empty part there.
+doing="looking for what waits for a lost part"
 if [ "$current" = 0 ]; then
   waiting() {
     for slot in 1 2 3; do
@@ -239,11 +266,13 @@ if [ "$current" = 0 ]; then
 fi
 
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
-# without its view would be committed, and stored nowhere.
+# without its view would be committed, and stored nowhere. Where 18.16 aborts, nothing of its block is committed, and all
+# of this begins anew.
+doing="removing the queues of other releases"
 everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
 queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6', 'undated_queue_12f779aa')")
 if [ -n "$queues" ]; then
-  # A queue that goes while its group is being divided anew may abort 18.16.
+  # It aborts more seldom where the group is at rest.
   sleep 10
   for queue in $(printf '%s\n' "$queues" | sort -u); do
     on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
@@ -254,4 +283,26 @@ fi
 views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_8949d6ab', 'alerts_consumer_cc77f1e6', 'undated_consumer_12f779aa')")
 for view in $(printf '%s\n' "$views" | sort -u); do
   on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
+done
+}
+
+try=1
+while :; do
+  before=$(starts)
+  # In the background, because a shell does not stop at a failure inside of a condition.
+  (recover) &
+  if wait $!; then exit 0; fi
+  sleep 5
+  now=$(starts)
+  ended=$(printf '%s\n--\n%s\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
+  if [ -z "$ended" ] || [ $try = 3 ]; then exit 1; fi
+  try=$((try + 1))
+  echo "$(echo $ended) ended meanwhile; once more when all answer"
+  deadline=$(($(date +%s) + 120))
+  for slot in 1 2 3; do
+    until on "$slot" "SELECT 1" >/dev/null 2>&1; do
+      if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot") has not answered for 120 s" >&2; exit 1; fi
+      sleep 1
+    done
+  done
 done

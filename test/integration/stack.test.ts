@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { connect as dial } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { labelOf, topologyOf } from "../../components/config.ts";
 import { holdsVip } from "../../components/edge/load-balancers.ts";
@@ -485,9 +486,20 @@ describe.skipIf(!reachable)("a stack's life", () => {
       await docker.getVolume(name).remove();
     }
     for (const other of others) await ask(other, "SYSTEM START FETCHES");
-    // It ends with 0 only if every check passes, with its probe event on all replicas.
-    const up = await succeeds("up", "-s", stackName);
+    // It ends with 0 only if every check passes, with its probe event on all replicas; also where the server that reads
+    // again ends under it.
+    const [reads] = others as [Replica];
+    let ended = false;
+    const ending = async (): Promise<void> => {
+      const queues = `SELECT count() FROM system.tables WHERE name LIKE '%\\_queue\\_recovery'`;
+      while (Number(await ask(reads, queues)) === 0 && !ended) await delay(100);
+      if (!ended) await inContainer(reach, reads, ["sh", "-c", "kill -TERM 1"]);
+    };
+    const started = async () => (await docker.getContainer(reads.name).inspect()).State.StartedAt;
+    const first = await started();
+    const [up] = await Promise.all([succeeds("up", "-s", stackName).finally(() => (ended = true)), ending()]);
     console.log(up.split("\n").find((line) => line.includes("probe event")));
+    expect(await started()).not.toBe(first);
     for (const replica of topology.clickhouse) {
       expect(Number(await stored(replica)), replica.name).toBe(before + sent.length + 1);
     }

@@ -34,8 +34,13 @@ describe("Progress", () => {
     expect(progress.changes).toBe(2);
   });
 
-  it("keeps of a failed command's error what the command said", () => {
-    const message = 'exit status 1: running "probe() {\n  true\n}\n":\nwaited 5 s for kafka-1\n';
+  it.each([
+    ['exit status 1: running "probe() {\n  true\n}\n":\nwaited 5 s for kafka-1\n', "waited 5 s for kafka-1"],
+    ['exit status 1: running "exit 1":', "(exit status 1)"],
+    ['exit status 137: running "docker exec x\n":\nCode:\n', "Code: (exit status 137)"],
+    ['signal: killed: running "docker exec x":', "(signal: killed)"],
+    ["no such image\n", "no such image"],
+  ])("keeps of a failed command's error what the command said: %j", (message, kept) => {
     const { progress } = run([
       {
         sequence: 1,
@@ -43,6 +48,6 @@ describe("Progress", () => {
         diagnosticEvent: { severity: "error", message, color: "never" },
       },
     ]);
-    expect(progress.errors).toEqual(["waited 5 s for kafka-1"]);
+    expect(progress.errors).toEqual([kept]);
   });
 });

@@ -71,8 +71,8 @@ void *rd_kafka_consumer_poll(void *consumer, int timeout_ms) {
 }
 
 /*
- * Where it stops, or drops a queue, while the queue's group is divided anew, librdkafka aborts (rdkafka_cgrp.c, "assert:
- * !rkcg->rkcg_subscription"), and the server's own handler of that signal hangs for ever. It ends instead.
+ * Where it stops, or drops a queue, in the middle of a block, librdkafka may abort (rdkafka_cgrp.c, "assert:
+ * !rkcg->rkcg_subscription"; decision 17), and the server's own handler of that signal hangs for ever. It ends instead.
  */
 void abort(void) {
   static const char text[] = "aborted: ends with 134, see habits.c of the stand-in\n";
