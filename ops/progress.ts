@@ -1,6 +1,7 @@
 // What a person sees while the engine works: one line for each thing done, and only the errors that matter.
 
 import { type EngineEvent } from "@pulumi/pulumi/automation/index.js";
+import { note } from "../components/render/note.ts";
 
 const verbs: Record<string, string> = {
   create: "created",
@@ -13,7 +14,7 @@ const verbs: Record<string, string> = {
 /** Components and providers are only bookkeeping: nothing on a host changes with them. */
 const bookkeeping = /^(siem:|pulumi:)/;
 
-/** Prints a finished step; keeps the engine's errors for the end. */
+/** Prints a finished step, and what scripts note; keeps the engine's errors for the end. */
 export class Progress {
   readonly errors: string[] = [];
   changes = 0;
@@ -36,6 +37,7 @@ export class Progress {
     const said = event.diagnosticEvent;
     if (said?.severity === "error") this.errors.push(readable(strip(said.message)));
     else if (said?.severity === "warning") this.print(`  warning: ${strip(said.message).trim()}`);
+    else if (said?.message.startsWith(note)) this.print(`  ${said.message.slice(note.length).trim()}`);
   };
 }
 

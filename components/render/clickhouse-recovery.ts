@@ -5,6 +5,7 @@ import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { names, type Replica, type Topology } from "../topology.ts";
 import { lostFeeds, staleIntakes, tablesPath } from "./clickhouse.ts";
+import { note } from "./note.ts";
 
 /**
  * How far before the first event that may be lost its feed is read again, seconds: as much as the feed may have been
@@ -187,7 +188,7 @@ read_again() {
     sleep 1
   done
   remove "$source" "$queue" "$view"
-  echo "$table: read again what Kafka had from \${span% *} s to \${span#* } s ago"
+  echo "${note}$table: read again what Kafka had from \${span% *} s to \${span#* } s ago"
 }
 
 if [ -n "$lost" ]; then
@@ -231,7 +232,7 @@ ${feeds
       on "$slot" "SYSTEM DROP REPLICA '$(name "$slot")' FROM ZKPATH '$(path_of "$table")'"
       on "$slot" "$wanted"
     fi
-    echo "$(name "$slot") had lost $table, last seen: $seen s ago; it fetches it from the others"
+    echo "${note}$(name "$slot") had lost $table, last seen: $seen s ago; it fetches it from the others"
   done
   # Nobody needs these any more, and Kafka forgets them by itself in time.
   groups --delete ${feeds.map(({ group }) => `--group ${group}`).join(" ")} >/dev/null 2>&1 || true
@@ -266,7 +267,7 @@ if [ "$current" = 0 ]; then
     done | ${dockerOn(zookeeper.node)} exec -i ${zookeeper.name} zkCli.sh >/dev/null 2>&1
     printf '%s\\n' "$left" | cut -d ' ' -f 1,2 | sort -u | while read -r slot table; do
       on "$slot" "SYSTEM RESTART REPLICA ${names.database}.$table"
-      echo "$(name "$slot"): $table waits no longer for a part that is nowhere"
+      echo "${note}$(name "$slot"): $table waits no longer for a part that is nowhere"
     done
   fi
 fi
@@ -303,7 +304,7 @@ while :; do
   ended=$(printf '%s\\n--\\n%s\\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
   if [ -z "$ended" ] || [ $try = ${tries} ]; then exit 1; fi
   try=$((try + 1))
-  echo "$(echo $ended) ended meanwhile; once more when all answer"
+  echo "${note}$(echo $ended) ended meanwhile; once more when all answer"
   deadline=$(($(date +%s) + ${answerSeconds}))
   for slot in ${slots}; do
     until on "$slot" "SELECT 1" >/dev/null 2>&1; do

@@ -500,6 +500,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
     const [up] = await Promise.all([succeeds("up", "-s", stackName).finally(() => (ended = true)), ending()]);
     console.log(up.split("\n").find((line) => line.includes("probe event")));
     expect(await started()).not.toBe(first);
+    expect(up).toContain(`${clickhouse.alias} had lost ${names.eventsTable}`);
     for (const replica of topology.clickhouse) {
       expect(Number(await stored(replica)), replica.name).toBe(before + sent.length + 1);
     }

@@ -34,6 +34,17 @@ describe("Progress", () => {
     expect(progress.changes).toBe(2);
   });
 
+  it("prints what a script notes, and nothing else that it says", () => {
+    const { lines } = run(
+      ["Created topic alerts.\n", "note: clickhouse-2 had lost events_replicated\n"].map((message, n) => ({
+        sequence: n,
+        timestamp: n,
+        diagnosticEvent: { severity: "info", message, color: "never" },
+      })),
+    );
+    expect(lines).toEqual(["  clickhouse-2 had lost events_replicated"]);
+  });
+
   it.each([
     ['exit status 1: running "probe() {\n  true\n}\n":\nwaited 5 s for kafka-1\n', "waited 5 s for kafka-1"],
     ['exit status 1: running "exit 1":', "(exit status 1)"],
