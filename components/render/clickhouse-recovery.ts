@@ -296,15 +296,14 @@ done
 try=1
 while :; do
   before=$(starts)
-  # In the background, because a shell does not stop at a failure inside of a condition.
-  (recover) &
-  if wait $!; then exit 0; fi
+  # Not in a condition: a shell does not stop at a failure there.
+  set +e
+  (set -e; recover)
+  failed=$?
+  set -e
+  [ $failed != 0 ] || exit 0
+  # One that is being stopped refuses first, and ends later.
   sleep ${restartSeconds}
-  now=$(starts)
-  ended=$(printf '%s\\n--\\n%s\\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
-  if [ -z "$ended" ] || [ $try = ${tries} ]; then exit 1; fi
-  try=$((try + 1))
-  echo "${note}$(echo $ended) ended meanwhile; once more when all answer"
   deadline=$(($(date +%s) + ${answerSeconds}))
   for slot in ${slots}; do
     until on "$slot" "SELECT 1" >/dev/null 2>&1; do
@@ -312,6 +311,11 @@ while :; do
       sleep 1
     done
   done
+  now=$(starts)
+  ended=$(printf '%s\\n--\\n%s\\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
+  if [ -z "$ended" ] || [ $try = ${tries} ]; then exit 1; fi
+  try=$((try + 1))
+  echo "${note}$(echo $ended) ended meanwhile; once more"
 done
 `;
 }

@@ -139,7 +139,7 @@ read_again() {
     sleep 1
   done
   remove "$source" "$queue" "$view"
-  echo "$table: read again what Kafka had from ${span% *} s to ${span#* } s ago"
+  echo "note: $table: read again what Kafka had from ${span% *} s to ${span#* } s ago"
 }
 
 if [ -n "$lost" ]; then
@@ -225,7 +225,7 @@ SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_recovery WHER
       on "$slot" "SYSTEM DROP REPLICA '$(name "$slot")' FROM ZKPATH '$(path_of "$table")'"
       on "$slot" "$wanted"
     fi
-    echo "$(name "$slot") had lost $table, last seen: $seen s ago; it fetches it from the others"
+    echo "note: $(name "$slot") had lost $table, last seen: $seen s ago; it fetches it from the others"
   done
   # Nobody needs these any more, and Kafka forgets them by itself in time.
   groups --delete --group clickhouse-ingest-events-recovery --group clickhouse-alerts-recovery --group clickhouse-undated-recovery >/dev/null 2>&1 || true
@@ -260,7 +260,7 @@ if [ "$current" = 0 ]; then
     done | docker -H "$DOCKER_STREAM_NODE_1" exec -i zookeeper-1 zkCli.sh >/dev/null 2>&1
     printf '%s\n' "$left" | cut -d ' ' -f 1,2 | sort -u | while read -r slot table; do
       on "$slot" "SYSTEM RESTART REPLICA dev.$table"
-      echo "$(name "$slot"): $table waits no longer for a part that is nowhere"
+      echo "note: $(name "$slot"): $table waits no longer for a part that is nowhere"
     done
   fi
 fi
@@ -289,15 +289,14 @@ done
 try=1
 while :; do
   before=$(starts)
-  # In the background, because a shell does not stop at a failure inside of a condition.
-  (recover) &
-  if wait $!; then exit 0; fi
+  # Not in a condition: a shell does not stop at a failure there.
+  set +e
+  (set -e; recover)
+  failed=$?
+  set -e
+  [ $failed != 0 ] || exit 0
+  # One that is being stopped refuses first, and ends later.
   sleep 5
-  now=$(starts)
-  ended=$(printf '%s\n--\n%s\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
-  if [ -z "$ended" ] || [ $try = 3 ]; then exit 1; fi
-  try=$((try + 1))
-  echo "$(echo $ended) ended meanwhile; once more when all answer"
   deadline=$(($(date +%s) + 120))
   for slot in 1 2 3; do
     until on "$slot" "SELECT 1" >/dev/null 2>&1; do
@@ -305,4 +304,9 @@ while :; do
       sleep 1
     done
   done
+  now=$(starts)
+  ended=$(printf '%s\n--\n%s\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
+  if [ -z "$ended" ] || [ $try = 3 ]; then exit 1; fi
+  try=$((try + 1))
+  echo "note: $(echo $ended) ended meanwhile; once more"
 done

@@ -493,7 +493,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
     const ending = async (): Promise<void> => {
       const queues = `SELECT count() FROM system.tables WHERE name LIKE '%\\_queue\\_recovery'`;
       while (Number(await ask(reads, queues)) === 0 && !ended) await delay(100);
-      if (!ended) await inContainer(reach, reads, ["sh", "-c", "kill -TERM 1"]);
+      if (!ended) await ask(reads, "SYSTEM SHUTDOWN");
     };
     const started = async () => (await docker.getContainer(reads.name).inspect()).State.StartedAt;
     const first = await started();
