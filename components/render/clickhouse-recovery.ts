@@ -26,10 +26,10 @@ const groupSeconds = 10;
 const blockSeconds = 2;
 /** How often it begins anew where a server ends under it. */
 const tries = 3;
-/** So long after a failure Docker may take to have started a server that ended, seconds. */
-const restartSeconds = 5;
-/** So long a server that ended may take until it answers again, seconds. */
-const answerSeconds = 120;
+/** So long a server may refuse before it ends and is started anew, seconds. */
+const restartSeconds = 15;
+/** So long the servers may take until all can be asked and written again, seconds. */
+const settledSeconds = 120;
 /** Older than anything that Kafka has, seconds. */
 const everSeconds = 10 * 365 * 86_400;
 
@@ -60,6 +60,8 @@ export function renderRecovery(topology: Topology): string {
   }));
   return `set -eu
 on() {
+  # Whoever waits for this was killed.
+  kill -0 $$ 2>/dev/null || exit 143
   case $1 in
 ${whichever(replicas, ({ name, node }) => `${dockerOn(node)} exec ${name} timeout ${statementSeconds} clickhouse-client --query "$2" </dev/null`)}
   esac
@@ -80,15 +82,28 @@ starts() {
 ${hosts.map(({ docker, containers }) => `  ${docker} inspect --format '{{.Name}} {{.State.StartedAt}}' ${containers.join(" ")}`).join("\n")}
 }
 
+# Those that have been started since the lines in $1.
+ended_since() {
+  now=$(starts 2>/dev/null) || true
+  printf '%s\\n--\\n%s\\n' "$1" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { printf "%s%s", comma, substr($1, 2); comma = ", " }'
+}
+
+# Every server runs, and every ClickHouse has its session with ZooKeeper and can be written.
+settled() {
+  starts >/dev/null && ${replicas.map(({ name, node }) => `[ "$(${dockerOn(node)} exec ${name} timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ]`).join(" && ")}
+}
+writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired) = 0"
+
 recover() {
 doing="asking what is lost"
 # A server that ends takes with it what the client in its container would have said.
-trap 'ended=$?; [ "$ended" = 0 ] || echo "broke off with $ended while $doing" >&2' EXIT
+trap 'code=$?; why=; [ $code != 124 ] || why=" (no answer for ${statementSeconds} s)"; [ $code = 0 ] || echo "broke off with $code$why while $doing" >&2' EXIT
 
 # 18.16 says No node where newer ones say nothing; any other error must not look like a table that was never made.
 zookeeper() {
   said=$(on "$1" "$2" 2>/dev/null) && return
-  why=$(on "$1" "$2" 2>&1) || case $why in *"No node"*) said= && return ;; esac
+  if why=$(on "$1" "$2" 2>&1); then said=$why && return; fi
+  case $why in *"No node"*) said= && return ;; esac
   echo "$why" >&2
   exit 1
 }
@@ -252,6 +267,8 @@ if [ "$current" = 0 ]; then
       on "$slot" "SELECT concat('$slot ', table, ' ', node_name) FROM system.replication_queue WHERE database = '${names.database}' AND table IN (${stored}) AND last_exception LIKE '%No active replica has part%'"
     done
   }
+  # A server that was started anew has not yet tried either.
+  [ $try = 1 ] || sleep 5
   left=$(waiting)
   deadline=$(($(date +%s) + ${settleSeconds}))
   while [ -n "$left" ] && [ "$(date +%s)" -lt $deadline ]; do
@@ -303,19 +320,22 @@ while :; do
   set -e
   [ $failed != 0 ] || exit 0
   # One that is being stopped refuses first, and ends later.
-  sleep ${restartSeconds}
-  deadline=$(($(date +%s) + ${answerSeconds}))
-  for slot in ${slots}; do
-    until on "$slot" "SELECT 1" >/dev/null 2>&1; do
-      if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot") has not answered for ${answerSeconds} s" >&2; exit 1; fi
-      sleep 1
-    done
+  deadline=$(($(date +%s) + ${restartSeconds}))
+  while [ -z "$(ended_since "$before")" ] && [ "$(date +%s)" -lt $deadline ]; do sleep 1; done
+  deadline=$(($(date +%s) + ${settledSeconds}))
+  until said=$(settled 2>&1); do
+    if [ "$(date +%s)" -ge $deadline ]; then
+      echo "$said" >&2
+      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after ${settledSeconds} s" >&2
+      exit 1
+    fi
+    sleep 1
   done
-  now=$(starts)
-  ended=$(printf '%s\\n--\\n%s\\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
-  if [ -z "$ended" ] || [ $try = ${tries} ]; then exit 1; fi
+  ended=$(ended_since "$before")
+  [ -n "$ended" ] || exit 1
+  if [ $try = ${tries} ]; then echo "$ended ended meanwhile, which is once too often" >&2; exit 1; fi
   try=$((try + 1))
-  echo "${note}$(echo $ended) ended meanwhile; once more"
+  echo "${note}$ended ended meanwhile; once more"
 done
 `;
 }

@@ -1,5 +1,7 @@
 set -eu
 on() {
+  # Whoever waits for this was killed.
+  kill -0 $$ 2>/dev/null || exit 143
   case $1 in
   1) docker -H "$DOCKER_STORE_NODE_1" exec clickhouse-1 timeout 600 clickhouse-client --query "$2" </dev/null ;;
   2) docker -H "$DOCKER_STORE_NODE_2" exec clickhouse-2 timeout 600 clickhouse-client --query "$2" </dev/null ;;
@@ -31,15 +33,28 @@ starts() {
   docker -H "$DOCKER_STORE_NODE_3" inspect --format '{{.Name}} {{.State.StartedAt}}' clickhouse-3
 }
 
+# Those that have been started since the lines in $1.
+ended_since() {
+  now=$(starts 2>/dev/null) || true
+  printf '%s\n--\n%s\n' "$1" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { printf "%s%s", comma, substr($1, 2); comma = ", " }'
+}
+
+# Every server runs, and every ClickHouse has its session with ZooKeeper and can be written.
+settled() {
+  starts >/dev/null && [ "$(docker -H "$DOCKER_STORE_NODE_1" exec clickhouse-1 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ] && [ "$(docker -H "$DOCKER_STORE_NODE_2" exec clickhouse-2 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ] && [ "$(docker -H "$DOCKER_STORE_NODE_3" exec clickhouse-3 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ]
+}
+writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired) = 0"
+
 recover() {
 doing="asking what is lost"
 # A server that ends takes with it what the client in its container would have said.
-trap 'ended=$?; [ "$ended" = 0 ] || echo "broke off with $ended while $doing" >&2' EXIT
+trap 'code=$?; why=; [ $code != 124 ] || why=" (no answer for 600 s)"; [ $code = 0 ] || echo "broke off with $code$why while $doing" >&2' EXIT
 
 # 18.16 says No node where newer ones say nothing; any other error must not look like a table that was never made.
 zookeeper() {
   said=$(on "$1" "$2" 2>/dev/null) && return
-  why=$(on "$1" "$2" 2>&1) || case $why in *"No node"*) said= && return ;; esac
+  if why=$(on "$1" "$2" 2>&1); then said=$why && return; fi
+  case $why in *"No node"*) said= && return ;; esac
   echo "$why" >&2
   exit 1
 }
@@ -245,6 +260,8 @@ if [ "$current" = 0 ]; then
       on "$slot" "SELECT concat('$slot ', table, ' ', node_name) FROM system.replication_queue WHERE database = 'dev' AND table IN ('events_replicated', 'alerts_replicated', 'undated_replicated') AND last_exception LIKE '%No active replica has part%'"
     done
   }
+  # A server that was started anew has not yet tried either.
+  [ $try = 1 ] || sleep 5
   left=$(waiting)
   deadline=$(($(date +%s) + 30))
   while [ -n "$left" ] && [ "$(date +%s)" -lt $deadline ]; do
@@ -296,17 +313,20 @@ while :; do
   set -e
   [ $failed != 0 ] || exit 0
   # One that is being stopped refuses first, and ends later.
-  sleep 5
+  deadline=$(($(date +%s) + 15))
+  while [ -z "$(ended_since "$before")" ] && [ "$(date +%s)" -lt $deadline ]; do sleep 1; done
   deadline=$(($(date +%s) + 120))
-  for slot in 1 2 3; do
-    until on "$slot" "SELECT 1" >/dev/null 2>&1; do
-      if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot") has not answered for 120 s" >&2; exit 1; fi
-      sleep 1
-    done
+  until said=$(settled 2>&1); do
+    if [ "$(date +%s)" -ge $deadline ]; then
+      echo "$said" >&2
+      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after 120 s" >&2
+      exit 1
+    fi
+    sleep 1
   done
-  now=$(starts)
-  ended=$(printf '%s\n--\n%s\n' "$before" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { print substr($1, 2) }')
-  if [ -z "$ended" ] || [ $try = 3 ]; then exit 1; fi
+  ended=$(ended_since "$before")
+  [ -n "$ended" ] || exit 1
+  if [ $try = 3 ]; then echo "$ended ended meanwhile, which is once too often" >&2; exit 1; fi
   try=$((try + 1))
-  echo "note: $(echo $ended) ended meanwhile; once more"
+  echo "note: $ended ended meanwhile; once more"
 done

@@ -12,11 +12,17 @@ import { plan } from "../../components/topology.ts";
 const directories: string[] = [];
 afterEach(() => directories.splice(0).forEach((directory) => rmSync(directory, { recursive: true })));
 
-/**
- * Runs the script where its second statement ends with 137 the first `failures` times, and its server, if it `restarts`, is
- * started anew. After that nothing is lost.
- */
-function run({ failures, restarts }: { failures: number; restarts: boolean }) {
+interface Server {
+  /** How often its second statement ends with 137. After that nothing is lost. */
+  readonly failures: number;
+  /** It is started anew so long after each of these, seconds. @default never */
+  readonly restartsAfter?: number;
+  /** It can be written again so long after its start, seconds. @default at once */
+  readonly settlesAfter?: number;
+}
+
+/** Runs the script against a `docker` in which clickhouse-1 is such a server, by a clock that only sleeping moves. */
+function run({ failures, restartsAfter, settlesAfter = 0 }: Server) {
   const directory = mkdtempSync(join(tmpdir(), "siem-ha-recovery-"));
   directories.push(directory);
   const file = (name: string) => join(directory, name);
@@ -24,18 +30,23 @@ function run({ failures, restarts }: { failures: number; restarts: boolean }) {
     writeFileSync(file(name), `#!/bin/sh\n${text}\n`);
     chmodSync(file(name), 0o755);
   };
-  writeFileSync(file("asked"), "");
-  writeFileSync(file("starts"), "");
-  command("sleep", "");
+  for (const [name, text] of Object.entries({ asked: "", clock: "1000", start: "0" })) {
+    writeFileSync(file(name), text);
+  }
+  command("sleep", `echo $(($(cat ${file("clock")}) + $1)) >${file("clock")}`);
+  command("date", `cat ${file("clock")}`);
   command(
     "docker",
-    `case "$*" in
-*inspect*clickhouse-1*) echo "/clickhouse-1 $(wc -c <${file("starts")})" ;;
+    `now=$(cat ${file("clock")}) start=$(cat ${file("start")})
+if [ "$start" -gt "$now" ]; then started=before; else started=$start; fi
+case "$*" in
+*inspect*clickhouse-1*) echo "/clickhouse-1 $started" ;;
 *inspect*) echo "/another then" ;;
+*is_session_expired*) if [ "$now" -ge $((start + ${settlesAfter})) ]; then echo 1; else echo 0; fi ;;
 *system.zookeeper*) if [ "$(wc -c <${file("asked")})" -lt ${failures} ]; then echo events; fi ;;
 *merge_tree_settings*)
   printf x >>${file("asked")}
-  ${restarts ? `printf x >>${file("starts")}` : ":"}
+  ${restartsAfter === undefined ? ":" : `echo $((now + ${restartsAfter})) >${file("start")}`}
   exit 137 ;;
 esac`,
   );
@@ -47,24 +58,40 @@ esac`,
       PATH: `${directory}:${process.env["PATH"] ?? ""}`,
     },
   });
-  return { status, stdout, stderr, asked: readFileSync(file("asked"), "utf8").length };
+  const seconds = Number(readFileSync(file("clock"), "utf8")) - 1000;
+  return { status, stdout, stderr, seconds, asked: readFileSync(file("asked"), "utf8").length };
 }
 
 describe("a recovery", () => {
-  it("begins anew where a server ended under it, and names the server", () => {
-    const { status, stdout, stderr } = run({ failures: 1, restarts: true });
-    expect(status, stderr).toBe(0);
-    expect(stdout).toContain("clickhouse-1 ended meanwhile; once more");
-    expect(stderr).toContain("broke off with 137 while asking what is lost");
-  });
+  it.each([
+    { when: "at once", restartsAfter: 0, settlesAfter: 0 },
+    { when: "after it has refused for a while", restartsAfter: 14, settlesAfter: 0 },
+    { when: "and takes its time until it can be written", restartsAfter: 3, settlesAfter: 30 },
+  ])(
+    "begins anew where a server ended under it and was started $when",
+    ({ when: _, restartsAfter, settlesAfter }) => {
+      const { status, stdout, stderr, seconds } = run({ failures: 1, restartsAfter, settlesAfter });
+      expect(status, stderr).toBe(0);
+      expect(stdout).toContain("note: clickhouse-1 ended meanwhile; once more");
+      expect(stderr).toContain("broke off with 137 while asking what is lost");
+      expect(seconds).toBeGreaterThanOrEqual(restartsAfter + settlesAfter);
+    },
+  );
 
-  it("gives up after three tries", () => {
-    const { status, asked } = run({ failures: 99, restarts: true });
+  it("gives up after three tries, and says why", () => {
+    const { status, asked, stderr } = run({ failures: 99, restartsAfter: 1 });
     expect({ status, asked }).toEqual({ status: 1, asked: 3 });
+    expect(stderr).toContain("clickhouse-1 ended meanwhile, which is once too often");
   });
 
-  it("fails at once where every server has stayed, and says what it was doing", () => {
-    const { status, asked, stderr } = run({ failures: 99, restarts: false });
+  it("fails where a server does not come back", () => {
+    const { status, stderr } = run({ failures: 1, restartsAfter: 1, settlesAfter: 999 });
+    expect(status).toBe(1);
+    expect(stderr).toContain("not every server of ClickHouse, Kafka and ZooKeeper runs");
+  });
+
+  it("does not try again where every server has stayed, and says what it was doing", () => {
+    const { status, asked, stderr } = run({ failures: 99 });
     expect({ status, asked }).toEqual({ status: 1, asked: 1 });
     expect(stderr).toContain("broke off with 137 while asking what is lost");
   });
