@@ -88,11 +88,11 @@ ended_since() {
   printf '%s\\n--\\n%s\\n' "$1" "$now" | awk '/^--$/ { now = 1; next } !now { at[$1] = $2; next } at[$1] != $2 { printf "%s%s", comma, substr($1, 2); comma = ", " }'
 }
 
-# Every server runs, and every ClickHouse has its session with ZooKeeper and can be written.
+# Every server runs, and every ClickHouse has its session with ZooKeeper, can be written, and knows how far behind it is.
 settled() {
   starts >/dev/null && ${replicas.map(({ name, node }) => `[ "$(${dockerOn(node)} exec ${name} timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ]`).join(" && ")}
 }
-writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired) = 0"
+writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > ${everSeconds}) = 0"
 
 recover() {
 doing="asking what is lost"
@@ -171,7 +171,8 @@ read_again() {
     END {
       for (slot in seen) { if (seen[slot] > most) most = seen[slot]; if (least == "" || seen[slot] < least) least = seen[slot] }
       if (behind + 0 > most + 0) most = behind
-      from = unknown ? ${everSeconds} : most + ${backSeconds}
+      # One that was just started says that it is behind since 1970; Kafka fails at times before that.
+      from = unknown || most > ${everSeconds} ? ${everSeconds} : most + ${backSeconds}
       to = unknown || least < ${beyondSeconds} ? 0 : least - ${beyondSeconds}
       printf "%d %d", from, to
     }')
