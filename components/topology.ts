@@ -105,6 +105,12 @@ export const readers = {
   undated: { group: "clickhouse-undated", topic: names.eventsTopic },
 } as const satisfies Record<string, Reader>;
 
+/**
+ * How long an event without a time, or its alert, waits at most to be shown until its mark in the undated table has come
+ * too, seconds since its arrival (decision 10). A lost server holds one of the two feeds up for half a minute.
+ */
+export const markPatienceSeconds = 3600;
+
 /** How a tenant may be called: its name ends up in keys and queries. The configuration and the services ask for it. */
 export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 

@@ -92,6 +92,17 @@ ended_since() {
 settled() {
   starts >/dev/null && ${replicas.map(({ name, node }) => `[ "$(${dockerOn(node)} exec ${name} timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ]`).join(" && ")}
 }
+until_settled() {
+  deadline=$(($(date +%s) + ${settledSeconds}))
+  until said=$(settled 2>&1); do
+    if [ "$(date +%s)" -ge $deadline ]; then
+      echo "$said" >&2
+      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after ${settledSeconds} s" >&2
+      exit 1
+    fi
+    sleep 1
+  done
+}
 writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > ${everSeconds}) = 0"
 
 recover() {
@@ -304,6 +315,8 @@ if [ -n "$queues" ]; then
   done
   queues=$(everywhere "${stale.queues}")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
+  # One that has aborted does the rest when it is back, and no column can be added while it is away.
+  until_settled
 fi
 views=$(everywhere "${stale.views}")
 for view in $(printf '%s\\n' "$views" | sort -u); do
@@ -323,15 +336,7 @@ while :; do
   # One that is being stopped refuses first, and ends later.
   deadline=$(($(date +%s) + ${restartSeconds}))
   while [ -z "$(ended_since "$before")" ] && [ "$(date +%s)" -lt $deadline ]; do sleep 1; done
-  deadline=$(($(date +%s) + ${settledSeconds}))
-  until said=$(settled 2>&1); do
-    if [ "$(date +%s)" -ge $deadline ]; then
-      echo "$said" >&2
-      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after ${settledSeconds} s" >&2
-      exit 1
-    fi
-    sleep 1
-  done
+  until_settled
   ended=$(ended_since "$before")
   [ -n "$ended" ] || exit 1
   if [ $try = ${tries} ]; then echo "$ended ended meanwhile, which is once too often" >&2; exit 1; fi

@@ -1,7 +1,14 @@
 // ClickHouse's config.d and users.d, one numbered file per concern, and the schema: typed data in, text out.
 // The root element is <yandex>, which both the old (18.16) and the current server take.
 
-import { names, type Reader, readers, type Replica, type Topology } from "../topology.ts";
+import {
+  markPatienceSeconds,
+  names,
+  type Reader,
+  readers,
+  type Replica,
+  type Topology,
+} from "../topology.ts";
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { clickhouseMemory } from "../services/memory.ts";
@@ -203,6 +210,9 @@ const undatedColumns = `tenant_id String,
   event_id String,
   event_timestamp UInt32`;
 
+/** Of a row: its event's time is only that of its arrival. Rows of earlier releases have 0, whatever they are. */
+const undatedFlag = "is_undated";
+
 function columnNames(columns: string): string {
   return columns
     .split(",\n")
@@ -216,8 +226,8 @@ interface Feed extends Reader {
   /** Its name in ZooKeeper. */
   readonly path: string;
   readonly key: string;
-  /** Of the topic's rows, only those with this flag, a UInt8 that the table does not keep. @default every row */
-  readonly flag?: string;
+  /** Of the topic's rows, only those with the flag, which the table does not keep. @default every row, and its flag */
+  readonly undatedOnly?: true;
 }
 
 /**
@@ -247,9 +257,14 @@ const feeds: readonly Feed[] = [
     columns: undatedColumns,
     path: "undated",
     key: "tenant_id, event_id, event_timestamp",
-    flag: "is_undated",
+    undatedOnly: true,
   },
 ];
+
+const withFlag = (columns: string) => `${columns},\n  ${undatedFlag} UInt8`;
+
+/** The columns of a feed's table. */
+const storedColumns = ({ columns, undatedOnly }: Feed) => (undatedOnly ? columns : withFlag(columns));
 
 /** The tables that hold data, by their names in the database. */
 export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
@@ -279,19 +294,18 @@ function intakeOf(
 ): Intake {
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
   const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
-  const [flag, flagged] =
-    feed.flag === undefined ? ["", ""] : [`,\n  ${feed.flag} UInt8`, ` WHERE ${feed.flag} = 1`];
+  const condition = feed.undatedOnly ? ` WHERE ${undatedFlag} = 1` : "";
   return {
     queue,
     view,
     statements: [
       `CREATE TABLE IF NOT EXISTS ${names.database}.${queue}${on} (
-  ${feed.columns}${flag}
+  ${withFlag(feed.columns)}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
   kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = ${blockRows}`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
-SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}${flagged}`,
+SELECT ${columnNames(storedColumns(feed))} FROM ${names.database}.${queue}${condition}`,
     ],
   };
 }
@@ -317,7 +331,7 @@ export function renderSchema(topology: Topology): string {
     `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
     ...feeds.map(
       (feed) => `CREATE TABLE IF NOT EXISTS ${names.database}.${feed.table} ${on} (
-  ${feed.columns}
+  ${storedColumns(feed)}
 ) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
@@ -376,11 +390,15 @@ export function lostFeeds(topology: Topology): LostFeed[] {
 
 /**
  * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
- * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat.
+ * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat. What is undated and new
+ * waits for its mark: one set says which row of such an event counts, so no two can.
  */
 export function renderOnceViews(): string {
   const undated = `${names.database}.${names.undatedTable}`;
-  const first = `(tenant_id, event_id, event_timestamp) NOT IN (
+  const waits = `${undatedFlag} = 1 AND event_timestamp > toUnixTimestamp(now()) - ${markPatienceSeconds}`;
+  const first = `(${waits}) AND (tenant_id, event_id, event_timestamp) IN (
+  SELECT tenant_id, event_id, min(event_timestamp) FROM ${undated} GROUP BY tenant_id, event_id)
+OR NOT (${waits}) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM ${undated} GROUP BY tenant_id, event_id)`;
   const noTwin = `(tenant_id, alert_id, event_timestamp) IN (
@@ -388,6 +406,7 @@ export function renderOnceViews(): string {
   FROM ${names.database}.${names.alertsTable}
   WHERE (tenant_id, event_id) IN (
     SELECT tenant_id, event_id FROM ${undated} GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
+  AND (tenant_id, event_id, event_timestamp) IN (SELECT tenant_id, event_id, event_timestamp FROM ${undated})
   GROUP BY tenant_id, alert_id)`;
   return joined([
     ...onceView(names.eventsTable, eventColumns, first),
@@ -411,13 +430,22 @@ function joined(statements: readonly string[]): string {
 }
 
 /**
- * Shell, run inside a replica: the schema, then the views. A stack made when the tables were plain ones keeps those,
- * which know no FINAL, and so has no views.
+ * Shell, run inside a replica: the flag for tables of releases that had none, the schema, then the views. A stack made
+ * when the tables were plain ones keeps those, which know no FINAL, and so has no views.
  */
 export function renderSchemaScript(topology: Topology): string {
-  const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${storedTables.map((table) => `'${table}'`).join(", ")})`;
+  const tables = (all: readonly string[]) =>
+    `FROM system.tables WHERE database = '${names.database}' AND name IN (${all.map((table) => `'${table}'`).join(", ")})`;
+  const flagged = feeds.filter(({ undatedOnly }) => !undatedOnly).map(({ table }) => table);
+  const unflagged = `SELECT name ${tables(flagged)} AND name NOT IN (SELECT table FROM system.columns WHERE database = '${names.database}' AND name = '${undatedFlag}')`;
+  const plain = `SELECT count() ${tables(storedTables)} AND engine = 'ReplicatedMergeTree'`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
+unflagged=$(ask "${unflagged}")
+for table in $unflagged; do
+  # On every replica before it ends: what feeds the column comes after.
+  clickhouse-client --replication_alter_partitions_sync 2 --query "ALTER TABLE ${names.database}.$table ADD COLUMN ${undatedFlag} UInt8" </dev/null
+done
 clickhouse-client --multiquery <<SQL
 ${renderSchema(topology)}SQL
 plain=$(ask "${plain}")

@@ -5,7 +5,14 @@ import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
 import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
-import { firstUndated, type Read, secondOf, withoutRepeatedAlerts, withoutRepeats } from "./identity.ts";
+import {
+  firstUndated,
+  type Read,
+  secondOf,
+  undatedFlag,
+  withoutRepeatedAlerts,
+  withoutRepeats,
+} from "./identity.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Range, select, type Select, unionOf } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
@@ -112,6 +119,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const found = await read(
       select(tenant, {
         ...listing.select,
+        columns: [...listing.select.columns, undatedFlag],
         range: within,
         after: cursor && { idColumn, timestamp: cursor[0], id: cursor[1] },
         orderBy: `event_timestamp DESC, ${idColumn} DESC`,
@@ -125,8 +133,8 @@ export function createApi(options: ApiOptions): FastifyInstance {
         row[idColumn] !== found[index - 1]?.[idColumn] ||
         row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
     );
-    const kept = await listing.withoutRepeats(tenant, distinct, read);
-    const rows = kept.slice(0, limit);
+    const kept = await listing.withoutRepeats(tenant, distinct, now(), read);
+    const rows = kept.slice(0, limit).map(({ [undatedFlag]: _, ...row }): Row => row);
     // Rows left out count as read, so that even a page full of them leads on.
     const last = kept.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
     return {

@@ -1,6 +1,7 @@
 // Which rows are the same event: a sender's id without a time is one event however often, and whenever, it arrives.
+// A row and its mark in the undated table come by two feeds, in any order (decision 10).
 
-import { names } from "../../components/topology.ts";
+import { markPatienceSeconds, names } from "../../components/topology.ts";
 import type { TenantId } from "../common/auth.ts";
 import { integer, select, type Statement } from "./query.ts";
 import type { Row } from "./replicas.ts";
@@ -27,17 +28,23 @@ export async function firstUndated(tenant: TenantId, id: string, read: Read): Pr
   return row && Number(row["event_timestamp"]);
 }
 
+/** What tells whether a row is a copy, so a list has to read it; an answer shows no {@link undatedFlag}. */
+export const undatedFlag = "is_undated";
+
 /**
  * Leaves out rows that repeat an event sent without a time: such an event has the second of its first arrival, and
- * its other rows are copies. Rows have event_id and event_timestamp.
+ * its other rows are copies. A row whose mark has not come yet is left out too: nobody knows what it is.
+ * @param rows with event_id, event_timestamp and {@link undatedFlag}
+ * @param now unix seconds
  */
 export async function withoutRepeats(
   tenant: TenantId,
   rows: readonly Row[],
+  now: number,
   read: Read,
 ): Promise<readonly Row[]> {
-  const repeats = await repeatsAmong(tenant, rows, read);
-  return rows.filter((row) => !repeats.has(row));
+  const { known, repeats } = await sorted(tenant, rows, now, read);
+  return known.filter((row) => !repeats.has(row));
 }
 
 /**
@@ -47,10 +54,11 @@ export async function withoutRepeats(
 export async function withoutRepeatedAlerts(
   tenant: TenantId,
   rows: readonly Row[],
+  now: number,
   read: Read,
 ): Promise<readonly Row[]> {
-  const repeats = await repeatsAmong(tenant, rows, read);
-  if (repeats.size === 0) return rows;
+  const { known, repeats } = await sorted(tenant, rows, now, read);
+  if (repeats.size === 0) return known;
   const key = (row: Row): string => JSON.stringify([row["event_id"], row["rule"]]);
   const range = {
     from: Math.min(...repeats.values()),
@@ -62,19 +70,21 @@ export async function withoutRepeatedAlerts(
   const limit = oneOf.event_id.length * oneOf.rule.length;
   const twins = await read(select(tenant, { ...spec, limit }));
   const first = new Map(twins.map((row) => [key(row), Number(row["first"])]));
-  return rows.filter(
+  return known.filter(
     (row) => !repeats.has(row) || !(Number(first.get(key(row))) < Number(row["event_timestamp"])),
   );
 }
 
-/** Rows that are copies, each with the second of its event. */
-async function repeatsAmong(
-  tenant: TenantId,
-  rows: readonly Row[],
-  read: Read,
-): Promise<ReadonlyMap<Row, number>> {
+interface Sorted {
+  /** Without those that wait for their mark. */
+  readonly known: readonly Row[];
+  /** Those that are copies, each with the second of its event. */
+  readonly repeats: ReadonlyMap<Row, number>;
+}
+
+async function sorted(tenant: TenantId, rows: readonly Row[], now: number, read: Read): Promise<Sorted> {
   const repeats = new Map<Row, number>();
-  if (rows.length === 0) return repeats;
+  if (rows.length === 0) return { known: rows, repeats };
   const seconds = [...new Set(rows.map((row) => Number(row["event_timestamp"])))];
   const ids = distinct(rows, "event_id");
   // An event with the same id and a time of its own is another event, so the rows' own seconds are asked for too.
@@ -99,12 +109,15 @@ async function repeatsAmong(
       { first: Number(row["first"]), seconds: new Set((row["seconds"] as unknown[]).map(Number)) },
     ]),
   );
-  for (const row of rows) {
+  const known = rows.filter((row) => {
     const second = Number(row["event_timestamp"]);
     const event = undated.get(row["event_id"]);
-    if (event && second > event.first && event.seconds.has(second)) repeats.set(row, event.first);
-  }
-  return repeats;
+    const isMarked = event?.seconds.has(second) === true;
+    if (isMarked && second > event.first) repeats.set(row, event.first);
+    // What was acknowledged is shown in the end, whatever became of its mark.
+    return isMarked || Number(row[undatedFlag]) !== 1 || second <= now - markPatienceSeconds;
+  });
+  return { known, repeats };
 }
 
 function distinct(rows: Iterable<Row>, column: string): string[] {

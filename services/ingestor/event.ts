@@ -22,13 +22,12 @@ export interface SiemEvent {
   is_threat: 0 | 1;
   /**
    * 1 when the sender gave the id but nothing that fixes the time, so that a repeat may get another one. Readers then
-   * keep the earliest of those that have a 1. A repeat at the same time is the same row, whichever it has. Stored beside
-   * the events, not with them.
+   * keep the earliest of those that have a 1. A repeat at the same time is the same row, whichever it has.
    */
   is_undated: 0 | 1;
 }
 
-/** The messages of the events topic: the columns of the events table, and what its feed needs besides. */
+/** The messages of the events topic: the columns of the events table. */
 export const eventColumns = {
   event_id: "String",
   tenant_id: "String",

@@ -27,6 +27,7 @@ const alertColumns = {
   rule: "String",
   severity: "String",
   summary: "String",
+  is_undated: "UInt8",
 } as const satisfies Columns;
 
 /** What Kafka is to hold of some events, all of it or nothing. */
@@ -123,9 +124,9 @@ function feedStands(retentionHours: number): HttpError {
 }
 
 function alertMessage(topic: string, event: SiemEvent, finding: Finding): Message {
-  const { tenant_id, event_id, event_timestamp, source_ip } = event;
+  const { tenant_id, event_id, event_timestamp, source_ip, is_undated } = event;
   const { id: rule, severity, summary } = finding;
   const alert_id = alertId(event, rule);
-  const alert = { alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary };
-  return { topic, key: alert_id, value: toRow(alertColumns, alert) };
+  const found = { alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary };
+  return { topic, key: alert_id, value: toRow(alertColumns, { ...found, is_undated }) };
 }

@@ -43,6 +43,17 @@ ended_since() {
 settled() {
   starts >/dev/null && [ "$(docker -H "$DOCKER_STORE_NODE_1" exec clickhouse-1 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ] && [ "$(docker -H "$DOCKER_STORE_NODE_2" exec clickhouse-2 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ] && [ "$(docker -H "$DOCKER_STORE_NODE_3" exec clickhouse-3 timeout 5 clickhouse-client --query "$writable" </dev/null)" = 1 ]
 }
+until_settled() {
+  deadline=$(($(date +%s) + 120))
+  until said=$(settled 2>&1); do
+    if [ "$(date +%s)" -ge $deadline ]; then
+      echo "$said" >&2
+      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after 120 s" >&2
+      exit 1
+    fi
+    sleep 1
+  done
+}
 writable="SELECT (SELECT count() FROM system.zookeeper WHERE path = '/') > 0 AND (SELECT count() FROM system.replicas WHERE is_readonly OR is_session_expired OR absolute_delay > 315360000) = 0"
 
 recover() {
@@ -187,12 +198,13 @@ if [ -n "$lost" ]; then
   event_category String,
   event_outcome String,
   event_action String,
-  is_threat UInt8
+  is_threat UInt8,
+  is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-ingest-events-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_recovery TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_recovery"
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, is_undated FROM dev.events_queue_recovery"
       ;;
     alerts_replicated)
       read_again alerts_replicated clickhouse-alerts-recovery alerts alerts_queue_recovery alerts_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.alerts_queue_recovery (
@@ -203,12 +215,13 @@ SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, 
   source_ip String,
   rule String,
   severity String,
-  summary String
+  summary String,
+  is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
   kafka_group_name = 'clickhouse-alerts-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_recovery TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_recovery"
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, is_undated FROM dev.alerts_queue_recovery"
       ;;
     undated_replicated)
       read_again undated_replicated clickhouse-undated-recovery ingest-events undated_queue_recovery undated_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.undated_queue_recovery (
@@ -288,17 +301,19 @@ fi
 # of this begins anew.
 doing="removing the queues of other releases"
 everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
-queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6', 'undated_queue_12f779aa')")
+queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4b7725b0', 'alerts_queue_cc6fd786', 'undated_queue_12f779aa')")
 if [ -n "$queues" ]; then
   # It aborts more seldom where the group is at rest.
   sleep 10
   for queue in $(printf '%s\n' "$queues" | sort -u); do
     on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
   done
-  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6', 'undated_queue_12f779aa')")
+  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4b7725b0', 'alerts_queue_cc6fd786', 'undated_queue_12f779aa')")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
+  # One that has aborted does the rest when it is back, and no column can be added while it is away.
+  until_settled
 fi
-views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_8949d6ab', 'alerts_consumer_cc77f1e6', 'undated_consumer_12f779aa')")
+views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_4b7725b0', 'alerts_consumer_cc6fd786', 'undated_consumer_12f779aa')")
 for view in $(printf '%s\n' "$views" | sort -u); do
   on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
 done
@@ -316,15 +331,7 @@ while :; do
   # One that is being stopped refuses first, and ends later.
   deadline=$(($(date +%s) + 15))
   while [ -z "$(ended_since "$before")" ] && [ "$(date +%s)" -lt $deadline ]; do sleep 1; done
-  deadline=$(($(date +%s) + 120))
-  until said=$(settled 2>&1); do
-    if [ "$(date +%s)" -ge $deadline ]; then
-      echo "$said" >&2
-      echo "not every server of ClickHouse, Kafka and ZooKeeper runs and can be written after 120 s" >&2
-      exit 1
-    fi
-    sleep 1
-  done
+  until_settled
   ended=$(ended_since "$before")
   [ -n "$ended" ] || exit 1
   if [ $try = 3 ]; then echo "$ended ended meanwhile, which is once too often" >&2; exit 1; fi

@@ -1,5 +1,10 @@
 set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
+unflagged=$(ask "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'is_undated')")
+for table in $unflagged; do
+  # On every replica before it ends: what feeds the column comes after.
+  clickhouse-client --replication_alter_partitions_sync 2 --query "ALTER TABLE dev.$table ADD COLUMN is_undated UInt8" </dev/null
+done
 clickhouse-client --multiquery <<SQL
 CREATE DATABASE IF NOT EXISTS dev ON CLUSTER siem_cluster;
 
@@ -13,7 +18,8 @@ CREATE TABLE IF NOT EXISTS dev.events_replicated ON CLUSTER siem_cluster (
   event_category String,
   event_outcome String,
   event_action String,
-  is_threat UInt8
+  is_threat UInt8,
+  is_undated UInt8
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/events', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, event_id);
@@ -26,7 +32,8 @@ CREATE TABLE IF NOT EXISTS dev.alerts_replicated ON CLUSTER siem_cluster (
   source_ip String,
   rule String,
   severity String,
-  summary String
+  summary String,
+  is_undated UInt8
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/alerts', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, alert_id);
@@ -39,7 +46,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_id, event_timestamp);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue_8949d6ab ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_4b7725b0 ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -49,15 +56,16 @@ CREATE TABLE IF NOT EXISTS dev.events_queue_8949d6ab ON CLUSTER siem_cluster (
   event_category String,
   event_outcome String,
   event_action String,
-  is_threat UInt8
+  is_threat UInt8,
+  is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'ingest-events',
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_8949d6ab ON CLUSTER siem_cluster TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat FROM dev.events_queue_8949d6ab;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_4b7725b0 ON CLUSTER siem_cluster TO dev.events_replicated AS
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, is_undated FROM dev.events_queue_4b7725b0;
 
-CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc77f1e6 ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc6fd786 ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -65,13 +73,14 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc77f1e6 ON CLUSTER siem_cluster (
   source_ip String,
   rule String,
   severity String,
-  summary String
+  summary String,
+  is_undated UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092,kafka-2:9092,kafka-3:9092', kafka_topic_list = 'alerts',
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_cc77f1e6 ON CLUSTER siem_cluster TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary FROM dev.alerts_queue_cc77f1e6;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_cc6fd786 ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, is_undated FROM dev.alerts_queue_cc6fd786;
 
 CREATE TABLE IF NOT EXISTS dev.undated_queue_12f779aa ON CLUSTER siem_cluster (
   tenant_id String,
@@ -85,7 +94,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_queue_12f779aa ON CLUSTER siem_cluster (
 CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_12f779aa ON CLUSTER siem_cluster TO dev.undated_replicated AS
 SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_12f779aa WHERE is_undated = 1;
 SQL
-plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND engine = 'ReplicatedMergeTree' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated')")
+plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated') AND engine = 'ReplicatedMergeTree'")
 if [ "$plain" != 0 ]; then
   echo "the tables were made by an earlier release and keep their engine: no views that show each event once"
   exit 0
@@ -96,7 +105,9 @@ DROP TABLE IF EXISTS dev.events_once ON CLUSTER siem_cluster;
 CREATE VIEW dev.events_once ON CLUSTER siem_cluster AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat
 FROM dev.events_replicated FINAL
-WHERE (tenant_id, event_id, event_timestamp) NOT IN (
+WHERE (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) IN (
+  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id)
+OR NOT (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM dev.undated_replicated GROUP BY tenant_id, event_id);
 
@@ -105,7 +116,9 @@ DROP TABLE IF EXISTS dev.alerts_once ON CLUSTER siem_cluster;
 CREATE VIEW dev.alerts_once ON CLUSTER siem_cluster AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary
 FROM dev.alerts_replicated FINAL
-WHERE (tenant_id, event_id, event_timestamp) NOT IN (
+WHERE (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) IN (
+  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id)
+OR NOT (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM dev.undated_replicated GROUP BY tenant_id, event_id)
 OR (tenant_id, alert_id, event_timestamp) IN (
@@ -113,5 +126,6 @@ OR (tenant_id, alert_id, event_timestamp) IN (
   FROM dev.alerts_replicated
   WHERE (tenant_id, event_id) IN (
     SELECT tenant_id, event_id FROM dev.undated_replicated GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
+  AND (tenant_id, event_id, event_timestamp) IN (SELECT tenant_id, event_id, event_timestamp FROM dev.undated_replicated)
   GROUP BY tenant_id, alert_id);
 SQL

@@ -411,7 +411,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
     const outcome = await feedThroughUpheaval({ api, ingest, token: minted.trim() }, docker, topology);
     const { acknowledged, undecided, ...settlement } = outcome;
     console.log(`${acknowledged} random events acknowledged, ${undecided} posts without an answer`);
-    expect(settlement).toEqual({ lost: [], twice: [], uninvited: [] });
+    expect(settlement).toEqual({ lost: [], twice: [], uninvited: [], repeated: [] });
     expect(acknowledged).toBeGreaterThan(100);
     for (const replica of topology.clickhouse) {
       const stored = await inContainer(reach, replica, [

@@ -5,12 +5,14 @@ import type Docker from "dockerode";
 import fc from "fast-check";
 import { type Topology } from "../../components/topology.ts";
 import {
+  asked,
   type Client,
   isPassing,
   Ledger,
   post,
   postUntilDecided,
   readAll,
+  type ReadEvent,
   type Settlement,
 } from "../../ops/ledger.ts";
 import { judge, mixtures } from "./mixture.ts";
@@ -49,7 +51,26 @@ async function upheaval(docker: Docker, topology: Topology): Promise<void> {
 const idOf = ({ event_id, raw_event }: { readonly event_id: string; readonly raw_event: string }): string =>
   event_id.startsWith("mix-") ? event_id : raw_event.slice(0, Math.max(raw_event.indexOf(" "), 0));
 
+/** Reads the newest events over and over. @returns ids that one answer had more than once */
+async function repeatedInOneAnswer(client: Client, isOver: () => boolean): Promise<string[]> {
+  const repeated = new Set<string>();
+  let answers = 0;
+  const headers = { authorization: `Bearer ${client.token}` };
+  for (; !isOver(); await sleep(200)) {
+    const answer = await asked(`${client.api}/v1/events?limit=1000`, { headers }, 20_000);
+    if (isPassing(answer.status)) continue;
+    if (answer.status !== 200) throw new Error(`the API answered ${answer.status}: ${answer.text}`);
+    answers++;
+    const ids = (JSON.parse(answer.text) as { events: ReadEvent[] }).events.map(({ event_id }) => event_id);
+    for (const [at, id] of ids.entries()) if (ids.indexOf(id) !== at) repeated.add(id);
+  }
+  if (answers < 10) throw new Error(`no more than ${answers} answers were looked at`);
+  return [...repeated];
+}
+
 export interface Outcome extends Settlement {
+  /** What one answer of the API had more than once, at any time. */
+  readonly repeated: readonly string[];
   readonly acknowledged: number;
   /** Posts whose sender gave up: nobody knows of their events, and each may be there once. */
   readonly undecided: number;
@@ -83,20 +104,23 @@ export async function feedThroughUpheaval(
       for (let again = 0; again < repeats; again++) judge(mixed, await postUntilDecided(client, mixed));
     }
   });
+  let settled = false;
+  const watched = repeatedInOneAnswer(client, () => settled);
   const turned = upheaval(docker, topology).finally(() => (over = true));
   // No shrinking: a smaller sample would meet another moment.
   const feed = async () => {
     do await fc.assert(one, { numRuns: 5, endOnFailure: true });
     while (!over);
   };
-  await Promise.all([turned, feed()]);
-  const deadline = Date.now() + 120_000;
-  for (;;) {
-    const seen = (await readAll(client)).map(idOf).filter((id) => id.startsWith("mix-"));
-    const settlement = ledger.settle(seen);
-    if (settlement.lost.length === 0 || Date.now() > deadline) {
-      return { acknowledged: ledger.acknowledged, undecided, ...settlement };
-    }
-    await sleep(1000);
-  }
+  const settle = async (): Promise<Settlement> => {
+    await Promise.all([turned, feed()]);
+    const shown = async () =>
+      ledger.settle((await readAll(client)).map(idOf).filter((id) => id.startsWith("mix-")));
+    const deadline = Date.now() + 120_000;
+    while ((await shown()).lost.length > 0 && Date.now() < deadline) await sleep(1000);
+    // Pages are no snapshot: what a copy stood for on one may have come itself before the next. Now all is there.
+    return shown();
+  };
+  const settlement = await settle().finally(() => (settled = true));
+  return { acknowledged: ledger.acknowledged, undecided, repeated: await watched, ...settlement };
 }

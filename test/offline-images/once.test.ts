@@ -4,7 +4,8 @@ import type { FastifyInstance } from "fastify";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { publicImages } from "../../components/images.ts";
-import { names } from "../../components/topology.ts";
+import { renderSchema } from "../../components/render/clickhouse.ts";
+import { names, plan } from "../../components/topology.ts";
 import { ensureImages } from "../../offline/images/build.ts";
 import { createApi } from "../../services/api/app.ts";
 import { connect, Replicas } from "../../services/api/replicas.ts";
@@ -14,8 +15,18 @@ import { type Ingest, keys, password, type Plane, startIngest, startPlane, token
 const tenant = "once";
 const batches = 12;
 const perBatch = 60;
-/** Long enough ago that nothing here is in the future. */
-const began = Math.floor(Date.now() / 1000) - 7200;
+/** Long enough ago that nothing here is in the future, and that what comes without a time comes within the last hour. */
+const began = Math.floor(Date.now() / 1000) - 4500;
+
+/** The tables as they were before they had a flag for events without a time, and a row of then. */
+const earlier = `clickhouse-client --multiquery <<'SQL'
+${renderSchema(plan())
+  .split(";\n")
+  .filter((statement) => /CREATE DATABASE|ENGINE = Replicated/.test(statement))
+  .map((statement) => `${statement.replace(",\n  is_undated UInt8", "")};\n`)
+  .join("")}
+INSERT INTO ${names.database}.${names.eventsTable} (event_id, tenant_id, event_timestamp) VALUES ('of-before', 'of-before', ${began});
+SQL`;
 
 type Sent = Readonly<Record<string, unknown>>;
 
@@ -50,7 +61,7 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
 
   beforeAll(async () => {
     await ensureImages(Object.values(publicImages), (line) => console.log(line));
-    plane = await startPlane({ net: "198.18.79", brokers: 1, replicas: 2 });
+    plane = await startPlane({ net: "198.18.79", brokers: 1, replicas: 2, earlier });
     ingest = await startIngest(plane, tenant, () => new Date(now * 1000));
     authorization = `Bearer ${await token(tenant)}`;
   }, 900_000);
@@ -72,7 +83,8 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
   const api = (urls: readonly string[]): FastifyInstance => {
     const database = { urls, username: names.databaseUser, password, database: names.database };
     const reader = new Replicas(urls.map((url) => connect(url, database)));
-    return createApi({ reader, keys, lifecycle: { draining: false }, quiet: true });
+    const clock = () => new Date(now * 1000);
+    return createApi({ reader, keys, lifecycle: { draining: false }, quiet: true, now: clock });
   };
   const get = async (app: FastifyInstance, url: string): Promise<Record<string, unknown>> => {
     const answer = await app.inject({ url, headers: { authorization } });
@@ -97,8 +109,33 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
   };
   const number = (slot: number, sql: string): number => Number(plane.query(slot, sql));
 
-  it("is acknowledged, repeats and all, while a replica is killed and comes back", async () => {
+  it("is acknowledged, repeats and all, while a replica is killed and comes back, and no answer has it twice", async () => {
     const second = plane.container("clickhouse-2");
+    const app = api(plane.urls);
+    const twice: string[] = [];
+    let answers = 0;
+    let over = false;
+    const readOn = async (): Promise<void> => {
+      while (!over) {
+        for (const what of ["events", "alerts"] as const) {
+          const answer = await app.inject({
+            url: `/v1/${what}?${range}&limit=1000`,
+            headers: { authorization },
+          });
+          if (answer.statusCode !== 200) continue;
+          answers++;
+          const id = what === "events" ? "event_id" : "alert_id";
+          const ids = answer.json<Record<string, Record<string, string>[]>>()[what]!.map((row) => row[id]!);
+          twice.push(...ids.filter((one, at) => ids.indexOf(one) !== at));
+        }
+        const [rows, different] = plane
+          .query(1, `SELECT count(), uniqExact(event_id) FROM ${names.database}.events_once`)
+          .split("\t");
+        if (rows !== different) twice.push(`${rows} rows of ${different} in events_once`);
+        await sleep(50);
+      }
+    };
+    const reading = readOn();
     for (let batch = 0; batch < batches; batch++) {
       if (batch === 4) docker("kill", second);
       if (batch === 8) docker("start", second);
@@ -111,6 +148,12 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
     // A feed that starts again from its beginning.
     now += 60;
     for (let batch = 0; batch < batches; batch++) await post([...undated(batch), ...dated(batch)]);
+    await sleep(2000);
+    over = true;
+    await reading;
+    await app.close();
+    expect(answers).toBeGreaterThan(20);
+    expect(twice).toEqual([]);
     expect(acknowledged.size).toBe(batches * (perBatch + 10));
     expect(posts).toBe(3 * acknowledged.size);
   }, 120_000);
@@ -193,6 +236,17 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
     }
   });
 
+  it("is there too if an earlier release stored it, when nothing told whether it had a time", () => {
+    for (const slot of [1, 2]) {
+      const table = `${names.database}.${names.eventsTable}`;
+      expect(plane.query(slot, `SELECT is_undated FROM ${table} WHERE event_id = 'of-before'`)).toBe("0");
+      expect(
+        number(slot, `SELECT count() FROM ${names.database}.events_once WHERE tenant_id = 'of-before'`),
+      ).toBe(1);
+      expect(number(slot, `SELECT count() FROM ${table} WHERE is_undated = 1`)).toBeGreaterThan(batches * 10);
+    }
+  });
+
   it("is on disk once when parts have been merged, but for the seconds of an undated one", () => {
     plane.query(1, `OPTIMIZE TABLE ${names.database}.${names.eventsTable} FINAL`);
     expect(
@@ -211,7 +265,7 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
     for (; round < 100 && readable() < 20; round++) {
       const events = Array.from({ length: 20 }, (_, n) => ({
         event_id: `trickle-${round}-${n}`,
-        event_timestamp: began + 6000,
+        event_timestamp: began + 4400,
         raw_event: "one of many",
       }));
       expect((await ingest.post(events)).statusCode).toBe(202);

@@ -35,6 +35,8 @@ export interface PlaneOptions {
   readonly brokers: number;
   readonly replicas: number;
   readonly kafka?: Partial<SiemConfig["kafka"]>;
+  /** Shell, run in the first ClickHouse before it has a schema: what an earlier release left there. */
+  readonly earlier?: string;
   /** Directories of this machine for a service's data, by alias. @default the container's own */
   readonly data?: Readonly<Record<string, string>>;
 }
@@ -194,7 +196,10 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
   for (const { alias, slot } of topology.clickhouse)
     await until(container(alias), () => query(slot, "SELECT 1"), /^1$/);
   const [first] = topology.clickhouse;
-  if (first !== undefined) run(first.alias, renderSchemaScript(topology));
+  if (first !== undefined) {
+    if (options.earlier !== undefined) run(first.alias, options.earlier);
+    run(first.alias, renderSchemaScript(topology));
+  }
   return {
     topology,
     config,

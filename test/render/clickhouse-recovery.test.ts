@@ -6,8 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { reachAt } from "../../components/host/host.ts";
+import { storedTables, tablesPath } from "../../components/render/clickhouse.ts";
 import { renderRecovery } from "../../components/render/clickhouse-recovery.ts";
-import { plan } from "../../components/topology.ts";
+import { names, plan } from "../../components/topology.ts";
 
 const directories: string[] = [];
 afterEach(() => directories.splice(0).forEach((directory) => rmSync(directory, { recursive: true })));
@@ -17,12 +18,14 @@ interface Server {
   readonly failures: number;
   /** It is started anew so long after each of these, seconds. @default never */
   readonly restartsAfter?: number;
+  /** It has a queue of another release, and is started anew so long after that was dropped, seconds. @default none */
+  readonly abortsAfter?: number;
   /** It can be written again so long after its start, seconds. @default at once */
   readonly settlesAfter?: number;
 }
 
 /** Runs the script against a `docker` in which clickhouse-1 is such a server, by a clock that only sleeping moves. */
-function run({ failures, restartsAfter, settlesAfter = 0 }: Server) {
+function run({ failures, restartsAfter, abortsAfter, settlesAfter = 0 }: Server) {
   const directory = mkdtempSync(join(tmpdir(), "siem-ha-recovery-"));
   directories.push(directory);
   const file = (name: string) => join(directory, name);
@@ -40,6 +43,16 @@ function run({ failures, restartsAfter, settlesAfter = 0 }: Server) {
     `now=$(cat ${file("clock")}) start=$(cat ${file("start")})
 if [ "$start" -gt "$now" ]; then started=before; else started=$start; fi
 case "$*" in
+${
+  abortsAfter === undefined
+    ? ""
+    : `*"path = '${tablesPath}'"*) echo events ;;
+*merge_tree_settings*) echo 1 ;;
+*"engine = 'Kafka'"*) if [ "$start" = 0 ]; then echo events_queue_old; fi ;;
+*engine*) ;;
+*system.tables*) printf '%s\\n' ${storedTables.join(" ")} ;;
+*"DROP TABLE IF EXISTS ${names.database}.events_queue_old "*) echo $((now + ${abortsAfter})) >${file("start")} ;;`
+}
 *inspect*clickhouse-1*) echo "/clickhouse-1 $started" ;;
 *inspect*) echo "/another then" ;;
 *is_session_expired*) if [ "$now" -ge $((start + ${settlesAfter})) ]; then echo 1; else echo 0; fi ;;
@@ -88,6 +101,12 @@ describe("a recovery", () => {
     const { status, stderr } = run({ failures: 1, restartsAfter: 1, settlesAfter: 999 });
     expect(status).toBe(1);
     expect(stderr).toContain("not every server of ClickHouse, Kafka and ZooKeeper runs");
+  });
+
+  it("is not over before a server that ended with its old queue can be written again", () => {
+    const { status, seconds, stderr } = run({ failures: 0, abortsAfter: 2, settlesAfter: 20 });
+    expect(status, stderr).toBe(0);
+    expect(seconds).toBeGreaterThanOrEqual(22);
   });
 
   it("does not try again where every server has stayed, and says what it was doing", () => {

@@ -181,6 +181,29 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       expect(seen.map((row) => row["event_timestamp"])).toEqual([now - 5, now - 10]);
     });
 
+    it("waits for its mark, an hour at most, and leaves what is older or not flagged alone", async () => {
+      const tenant = newTenant();
+      const rows = (seconds: readonly number[], is_undated: 0 | 1) =>
+        seconds.map((event_timestamp) => ({ event_id: "w", event_timestamp, is_undated }));
+      const seen = async () =>
+        (await readAll(tenant, "/v1/events?limit=1")).map((row) => Number(row["event_timestamp"]) - now);
+      await addEvents(tenant, [
+        ...rows([now - 3599, now - 30, now - 20], 1),
+        { event_id: "late", event_timestamp: now - 3600, is_undated: 1 },
+        { event_id: "dated", event_timestamp: now - 25, is_undated: 0 },
+      ]);
+      expect(await seen()).toEqual([-25, -3600]);
+      // The marks come in any order: each time one row at most is the event.
+      await undated(tenant, "w", now - 20);
+      expect(await seen()).toEqual([-20, -25, -3600]);
+      await undated(tenant, "w", now - 30);
+      expect(await seen()).toEqual([-25, -30, -3600]);
+      await undated(tenant, "w", now - 3599);
+      expect(await seen()).toEqual([-25, -3599, -3600]);
+      const [first] = await readAll(tenant, "/v1/events?limit=1");
+      expect(Object.keys(first ?? {})).not.toContain("is_undated");
+    });
+
     it("has each alert once, and an alert that only a copy raised stays", async () => {
       const tenant = newTenant();
       const alert = (rule: string, event_timestamp: number): object => ({
@@ -199,6 +222,24 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       ]);
       const seen = await readAll(tenant, "/v1/alerts?limit=10");
       expect(seen.map((row) => row["alert_id"])).toEqual([`burst-${now - 6}`, `plain-${now - 9}`]);
+    });
+
+    it("has no alert that waits for the mark of its event", async () => {
+      const tenant = newTenant();
+      const seen = async () =>
+        (await readAll(tenant, "/v1/alerts?limit=10")).map((row) => Number(row["event_timestamp"]) - now);
+      await db.insert(
+        names.alertsTable,
+        [9, 6].map((ago) => ({
+          ...{ tenant_id: tenant, alert_id: "a", event_id: "u", rule: "plain" },
+          ...{ event_timestamp: now - ago, is_undated: 1 },
+        })),
+      );
+      expect(await seen()).toEqual([]);
+      await undated(tenant, "u", now - 6);
+      expect(await seen()).toEqual([-6]);
+      await undated(tenant, "u", now - 9);
+      expect(await seen()).toEqual([-9]);
     });
   });
 

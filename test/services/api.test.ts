@@ -161,7 +161,7 @@ describe("the other routes", () => {
     for (const id of ["01c1c1a0-f400-4abc-8abc-0123456789ab", "ffffffff-ffff-7abc-8abc-0123456789ab"]) {
       await get(`/v1/events/${id}`);
     }
-    expect(statements.filter((sql) => sql.includes("undated"))).toHaveLength(2);
+    expect(statements.filter((sql) => sql.includes("undated_replicated"))).toHaveLength(2);
   });
 
   it("one event by the longest id, and by none that is longer than any", async () => {

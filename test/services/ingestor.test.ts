@@ -188,6 +188,7 @@ describe("bodies", () => {
       rule: "sshd-invalid-user",
       severity: "medium",
       summary: "login attempt for a user that does not exist",
+      is_undated: 0,
     });
   });
 
@@ -301,6 +302,7 @@ describe("what reaches Kafka", () => {
     rule: text,
     severity: text,
     summary: text,
+    is_undated: "[01]",
   });
 
   it("keeps an event with half of a surrogate pair, with U+FFFD for it", async () => {

@@ -4,6 +4,7 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
 import { ownAnswers } from "../../components/render/own-answers.ts";
+import { names } from "../../components/topology.ts";
 import { createApi } from "../../services/api/app.ts";
 import { openApiDocument, operations } from "../../services/api/openapi.ts";
 import type { Row } from "../../services/api/replicas.ts";
@@ -48,12 +49,12 @@ const rows = (sql: string): Promise<Row[]> => {
     const parts = ["total", "source_type", "event_category", "event_outcome", "source_ip"];
     return Promise.resolve(parts.map((part) => ({ part, value: "v", count: "18446744073", threats: "2" })));
   }
-  if (sql.includes("undated")) return Promise.resolve([]);
+  if (sql.includes(names.undatedTable)) return Promise.resolve([]);
   return Promise.resolve(sql.includes("alerts") ? [alertRow] : [eventRow]);
 };
 const full = (sql: string): Promise<Row[]> =>
   Promise.resolve(
-    sql.includes("undated")
+    sql.includes(names.undatedTable)
       ? []
       : Array.from({ length: 17 }, (_, id) =>
           sql.includes("alerts") ? { ...alertRow, alert_id: `a${id}` } : { ...eventRow, event_id: `e${id}` },
