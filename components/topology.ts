@@ -86,6 +86,11 @@ export const names = {
   alertsTable: "alerts_replicated",
   /** Events that a sender named but gave no time: the API settles by it which of several copies counts. */
   undatedTable: "undated_replicated",
+  /**
+   * Column of events and alerts, unix seconds: until then a row is shown only if its mark in the undated table is there
+   * too; 0 for one with a time of its own.
+   */
+  awaitsMark: "mark_awaited_until",
   eventsTopic: "ingest-events",
   alertsTopic: "alerts",
   /** Label on everything the stack makes in Docker; `down` and the tests look for leftovers by it. */
@@ -104,12 +109,6 @@ export const readers = {
   alerts: { group: `clickhouse-${names.alertsTopic}`, topic: names.alertsTopic },
   undated: { group: "clickhouse-undated", topic: names.eventsTopic },
 } as const satisfies Record<string, Reader>;
-
-/**
- * How long an event without a time, or its alert, waits at most to be shown until its mark in the undated table has come
- * too, seconds since its arrival (decision 10). A lost server holds one of the two feeds up for half a minute.
- */
-export const markPatienceSeconds = 3600;
 
 /** How a tenant may be called: its name ends up in keys and queries. The configuration and the services ask for it. */
 export const tenantPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;

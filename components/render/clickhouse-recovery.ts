@@ -1,10 +1,10 @@
-// What must be so before ClickHouse's schema is applied: no replica lacks data that it had, and no queue of another
-// release reads. As text: shell on the deploying side. Data in, text out.
+// What must be so before ClickHouse's schema is applied: no replica lacks data that it had, no table lacks a column, and no
+// queue of another release reads. As text: shell on the deploying side. Data in, text out.
 
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { names, type Replica, type Topology } from "../topology.ts";
-import { lostFeeds, staleIntakes, tablesPath } from "./clickhouse.ts";
+import { lostFeeds, narrowTables, staleIntakes, tablesPath, widen } from "./clickhouse.ts";
 import { note } from "./note.ts";
 
 /**
@@ -40,7 +40,7 @@ const everSeconds = 10 * 365 * 86_400;
  * what is stored twice (decision 10). The feed itself goes on meanwhile.
  *
  * The table comes last, so that an interrupted run begins anew. One that breaks off because a server ended does that by
- * itself. With nothing lost it asks each replica a question or two.
+ * itself. With nothing lost it asks each replica a few questions.
  */
 export function renderRecovery(topology: Topology): string {
   const replicas = topology.clickhouse;
@@ -137,6 +137,27 @@ for slot in ${slots}; do
   done
 done
 
+# Before anything feeds it. What one replica was told, and could not tell all others, these do when they can: what it
+# said counts only if that does not come.
+doing="adding columns"
+narrow() {
+  for slot in ${slots}; do
+    found=$(on "$slot" "${narrowTables}") || return
+    for table in $found; do echo "$slot $table"; done
+  done
+}
+left=$(narrow)
+deadline=$(($(date +%s) + ${settledSeconds}))
+while [ -n "$left" ]; do
+  slot=\${left%% *}
+  table=$(printf '%s\n' "$left" | head -n 1 | cut -d ' ' -f 2)
+  said=$(on "$slot" "${widen("$table")}" 2>&1) || true
+  left=$(narrow)
+  [ -n "$left" ] || break
+  if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot"), $table: $said" >&2; exit 1; fi
+  sleep 1
+done
+
 # Takes a queue that reads again from a server. 18.16 aborts where a queue goes while a block is being read: that block's
 # end subscribes once more to what is just being closed. Without a view it ends its block and reads no more.
 remove() {
@@ -227,7 +248,8 @@ ${topology.kafka.map(({ slot, name, node }) => `  [ -n "$broker" ] || ! ${docker
 ${whichever(topology.kafka, ({ name, node }) => `${dockerOn(node)} exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' ${name} kafka-consumer-groups --bootstrap-server localhost:${ports.kafka.number} "$@" </dev/null`)}
     esac
   }
-  tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
+  # The marks of undated events first: what needs them waits for them.
+  tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -ru)
   for table in $tables; do source_of "$table" >/dev/null; done
   for table in $tables; do
     doing="reading again what $table has lost"
@@ -315,7 +337,7 @@ if [ -n "$queues" ]; then
   done
   queues=$(everywhere "${stale.queues}")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
-  # One that has aborted does the rest when it is back, and no column can be added while it is away.
+  # One that has aborted may not yet take part again.
   until_settled
 fi
 views=$(everywhere "${stale.views}")

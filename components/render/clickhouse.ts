@@ -1,14 +1,7 @@
 // ClickHouse's config.d and users.d, one numbered file per concern, and the schema: typed data in, text out.
 // The root element is <yandex>, which both the old (18.16) and the current server take.
 
-import {
-  markPatienceSeconds,
-  names,
-  type Reader,
-  readers,
-  type Replica,
-  type Topology,
-} from "../topology.ts";
+import { names, type Reader, readers, type Replica, type Topology } from "../topology.ts";
 import { dockerOn } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { clickhouseMemory } from "../services/memory.ts";
@@ -210,8 +203,16 @@ const undatedColumns = `tenant_id String,
   event_id String,
   event_timestamp UInt32`;
 
-/** Of a row: its event's time is only that of its arrival. Rows of earlier releases have 0, whatever they are. */
+/** In Kafka: 1 says that a row's time is only that of its arrival. */
 const undatedFlag = "is_undated";
+const awaitsMark = `${names.awaitsMark} UInt32`;
+/**
+ * How long such a row waits at most for its mark, seconds after it was stored (decision 10). A server that is lost holds
+ * one of the two feeds up for half a minute; a mark that only it had comes back with it.
+ */
+const markPatienceSeconds = 3600;
+/** Rows with an older time don't wait in the views, seconds: the set of marks that these look at must fit into memory. */
+const viewSeconds = 86_400;
 
 function columnNames(columns: string): string {
   return columns
@@ -226,7 +227,7 @@ interface Feed extends Reader {
   /** Its name in ZooKeeper. */
   readonly path: string;
   readonly key: string;
-  /** Of the topic's rows, only those with the flag, which the table does not keep. @default every row, and its flag */
+  /** Of the topic's rows, only those with the flag. @default every row, and until when those with the flag wait */
   readonly undatedOnly?: true;
 }
 
@@ -261,10 +262,8 @@ const feeds: readonly Feed[] = [
   },
 ];
 
-const withFlag = (columns: string) => `${columns},\n  ${undatedFlag} UInt8`;
-
-/** The columns of a feed's table. */
-const storedColumns = ({ columns, undatedOnly }: Feed) => (undatedOnly ? columns : withFlag(columns));
+/** The tables whose rows may wait for a mark. */
+const waitingTables = feeds.filter(({ undatedOnly }) => !undatedOnly).map(({ table }) => table);
 
 /** The tables that hold data, by their names in the database. */
 export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
@@ -294,18 +293,24 @@ function intakeOf(
 ): Intake {
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
   const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
-  const condition = feed.undatedOnly ? ` WHERE ${undatedFlag} = 1` : "";
+  const [waits, condition] = feed.undatedOnly
+    ? ["", ` WHERE ${undatedFlag} = 1`]
+    : [
+        `, toUInt32(if(${undatedFlag} = 1, toUInt32(now()) + ${markPatienceSeconds}, 0)) AS ${names.awaitsMark}`,
+        "",
+      ];
   return {
     queue,
     view,
     statements: [
       `CREATE TABLE IF NOT EXISTS ${names.database}.${queue}${on} (
-  ${withFlag(feed.columns)}
+  ${feed.columns},
+  ${undatedFlag} UInt8
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
   kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = ${blockRows}`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
-SELECT ${columnNames(storedColumns(feed))} FROM ${names.database}.${queue}${condition}`,
+SELECT ${columnNames(feed.columns)}${waits} FROM ${names.database}.${queue}${condition}`,
     ],
   };
 }
@@ -331,7 +336,7 @@ export function renderSchema(topology: Topology): string {
     `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
     ...feeds.map(
       (feed) => `CREATE TABLE IF NOT EXISTS ${names.database}.${feed.table} ${on} (
-  ${storedColumns(feed)}
+  ${feed.columns}${feed.undatedOnly ? "" : `,\n  ${awaitsMark}`}
 ) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
@@ -374,6 +379,16 @@ export function staleIntakes(topology: Topology): { queues: string; views: strin
   };
 }
 
+const quoted = (all: readonly string[]) => all.map((one) => `'${one}'`).join(", ");
+
+/** SQL: the stored tables of one server that were made before they had all of their columns. */
+export const narrowTables = `SELECT name FROM system.tables WHERE database = '${names.database}' AND name IN (${quoted(waitingTables)}) AND name NOT IN (SELECT table FROM system.columns WHERE database = '${names.database}' AND name = '${names.awaitsMark}')`;
+
+/** SQL: gives such a table what it lacks, on all replicas. */
+export function widen(table: string): string {
+  return `ALTER TABLE ${names.database}.${table} ADD COLUMN ${awaitsMark}`;
+}
+
 /** What bringing a lost replica back needs to know of each stored table. */
 export function lostFeeds(topology: Topology): LostFeed[] {
   return feeds.map((feed) => {
@@ -390,23 +405,26 @@ export function lostFeeds(topology: Topology): LostFeed[] {
 
 /**
  * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
- * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat. What is undated and new
- * waits for its mark: one set says which row of such an event counts, so no two can.
+ * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat. Of rows that wait for a
+ * mark one set says which counts, so no two can.
  */
 export function renderOnceViews(): string {
   const undated = `${names.database}.${names.undatedTable}`;
-  const waits = `${undatedFlag} = 1 AND event_timestamp > toUnixTimestamp(now()) - ${markPatienceSeconds}`;
+  const now = "toUnixTimestamp(now())";
+  const waits = `${names.awaitsMark} > ${now} AND event_timestamp > ${now} - ${viewSeconds}`;
+  // A minute more than is looked up: now() need not be the same everywhere in a query that takes its time.
   const first = `(${waits}) AND (tenant_id, event_id, event_timestamp) IN (
-  SELECT tenant_id, event_id, min(event_timestamp) FROM ${undated} GROUP BY tenant_id, event_id)
+  SELECT tenant_id, event_id, min(event_timestamp) FROM ${undated} GROUP BY tenant_id, event_id
+  HAVING max(event_timestamp) > ${now} - ${viewSeconds + 60})
 OR NOT (${waits}) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM ${undated} GROUP BY tenant_id, event_id)`;
   const noTwin = `(tenant_id, alert_id, event_timestamp) IN (
   SELECT tenant_id, alert_id, min(event_timestamp) AS first
   FROM ${names.database}.${names.alertsTable}
-  WHERE (tenant_id, event_id) IN (
-    SELECT tenant_id, event_id FROM ${undated} GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
-  AND (tenant_id, event_id, event_timestamp) IN (SELECT tenant_id, event_id, event_timestamp FROM ${undated})
+  WHERE (tenant_id, event_id, event_timestamp) IN (
+    SELECT tenant_id, event_id, arrayJoin(groupUniqArray(event_timestamp)) AS second
+    FROM ${undated} GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
   GROUP BY tenant_id, alert_id)`;
   return joined([
     ...onceView(names.eventsTable, eventColumns, first),
@@ -430,22 +448,13 @@ function joined(statements: readonly string[]): string {
 }
 
 /**
- * Shell, run inside a replica: the flag for tables of releases that had none, the schema, then the views. A stack made
- * when the tables were plain ones keeps those, which know no FINAL, and so has no views.
+ * Shell, run inside a replica: the schema, then the views. A stack made when the tables were plain ones keeps those,
+ * which know no FINAL, and so has no views.
  */
 export function renderSchemaScript(topology: Topology): string {
-  const tables = (all: readonly string[]) =>
-    `FROM system.tables WHERE database = '${names.database}' AND name IN (${all.map((table) => `'${table}'`).join(", ")})`;
-  const flagged = feeds.filter(({ undatedOnly }) => !undatedOnly).map(({ table }) => table);
-  const unflagged = `SELECT name ${tables(flagged)} AND name NOT IN (SELECT table FROM system.columns WHERE database = '${names.database}' AND name = '${undatedFlag}')`;
-  const plain = `SELECT count() ${tables(storedTables)} AND engine = 'ReplicatedMergeTree'`;
+  const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${quoted(storedTables)})`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-unflagged=$(ask "${unflagged}")
-for table in $unflagged; do
-  # On every replica before it ends: what feeds the column comes after.
-  clickhouse-client --replication_alter_partitions_sync 2 --query "ALTER TABLE ${names.database}.$table ADD COLUMN ${undatedFlag} UInt8" </dev/null
-done
 clickhouse-client --multiquery <<SQL
 ${renderSchema(topology)}SQL
 plain=$(ask "${plain}")

@@ -5,14 +5,7 @@ import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
 import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
-import {
-  firstUndated,
-  type Read,
-  secondOf,
-  undatedFlag,
-  withoutRepeatedAlerts,
-  withoutRepeats,
-} from "./identity.ts";
+import { firstUndated, type Read, secondOf, withoutRepeatedAlerts, withoutRepeats } from "./identity.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Range, select, type Select, unionOf } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
@@ -46,10 +39,12 @@ const daySeconds = 24 * 3600;
 /** Senders' clocks may run ahead. */
 const aheadSeconds = 300;
 /**
- * Rows read beyond a page: one tells whether more follow, the rest stand in for duplicates. No more than the page has,
- * so that a lower limit makes an answer fit that was too large, whatever its rows are.
+ * Rows read beyond a page: one tells whether more follow, the rest stand in for rows that are left out. No more than the
+ * page has, so that a lower limit makes an answer fit that was too large, whatever its rows are.
  */
 const spareRows = 16;
+/** How often it is read on for a page of which all was left out: while marks are late, the newest rows all wait. */
+const pageReads = 10;
 const lastSecond = 0xffffffff;
 
 const eventColumns = Object.keys(event.shape);
@@ -116,34 +111,35 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const limit = query.limit ?? 100;
     const idColumn = listing.select.columns[0]!;
     const fetch = limit + Math.min(spareRows, limit);
-    const found = await read(
-      select(tenant, {
-        ...listing.select,
-        columns: [...listing.select.columns, undatedFlag],
-        range: within,
-        after: cursor && { idColumn, timestamp: cursor[0], id: cursor[1] },
-        orderBy: `event_timestamp DESC, ${idColumn} DESC`,
-        limit: fetch,
-      }),
-    );
-    // A repeated post stores an event twice until a merge. The copies are neighbours here; LIMIT BY would make the
-    // server sort the whole range in memory instead of keeping one page of it.
-    const distinct = found.filter(
-      (row, index) =>
-        row[idColumn] !== found[index - 1]?.[idColumn] ||
-        row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
-    );
-    const kept = await listing.withoutRepeats(tenant, distinct, now(), read);
-    const rows = kept.slice(0, limit).map(({ [undatedFlag]: _, ...row }): Row => row);
-    // Rows left out count as read, so that even a page full of them leads on.
-    const last = kept.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
-    return {
-      rows,
-      next_cursor:
-        last === undefined
-          ? null
-          : encodeCursor([Number(last["event_timestamp"]), String(last[idColumn]), within.from, within.to]),
-    };
+    let after = cursor && { idColumn, timestamp: cursor[0], id: cursor[1] };
+    for (let reads = 1; ; reads++) {
+      const found = await read(
+        select(tenant, {
+          ...listing.select,
+          columns: [...listing.select.columns, names.awaitsMark],
+          range: within,
+          after,
+          orderBy: `event_timestamp DESC, ${idColumn} DESC`,
+          limit: fetch,
+        }),
+      );
+      // A repeated post stores an event twice until a merge. The copies are neighbours here; LIMIT BY would make the
+      // server sort the whole range in memory instead of keeping one page of it.
+      const distinct = found.filter(
+        (row, index) =>
+          row[idColumn] !== found[index - 1]?.[idColumn] ||
+          row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
+      );
+      const kept = await listing.withoutRepeats(tenant, distinct, now(), read);
+      const rows = kept.slice(0, limit).map(({ [names.awaitsMark]: _, ...row }): Row => row);
+      // Rows left out count as read, so that even a page full of them leads on.
+      const last = kept.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
+      if (last === undefined) return { rows, next_cursor: null };
+      after = { idColumn, timestamp: Number(last["event_timestamp"]), id: String(last[idColumn]) };
+      if (rows.length > 0 || reads === pageReads) {
+        return { rows, next_cursor: encodeCursor([after.timestamp, after.id, within.from, within.to]) };
+      }
+    }
   }
 
   app.get("/v1/openapi.json", (request) => {

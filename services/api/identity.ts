@@ -1,7 +1,7 @@
 // Which rows are the same event: a sender's id without a time is one event however often, and whenever, it arrives.
 // A row and its mark in the undated table come by two feeds, in any order (decision 10).
 
-import { markPatienceSeconds, names } from "../../components/topology.ts";
+import { names } from "../../components/topology.ts";
 import type { TenantId } from "../common/auth.ts";
 import { integer, select, type Statement } from "./query.ts";
 import type { Row } from "./replicas.ts";
@@ -11,6 +11,8 @@ export type Read = (statement: Statement) => Promise<Row[]>;
 
 const uuidV7 = /^([\da-f]{8})-([\da-f]{4})-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i;
 const lastSecond = 0xffffffff;
+/** Of the seconds at which one alert was raised, the earliest so many are looked at: a statement has to hold them. */
+const twinsOfOne = 100;
 
 /** The second that a UUIDv7 carries. For an id that the ingestor made it is the event's. */
 export function secondOf(id: string): number | undefined {
@@ -28,13 +30,10 @@ export async function firstUndated(tenant: TenantId, id: string, read: Read): Pr
   return row && Number(row["event_timestamp"]);
 }
 
-/** What tells whether a row is a copy, so a list has to read it; an answer shows no {@link undatedFlag}. */
-export const undatedFlag = "is_undated";
-
 /**
  * Leaves out rows that repeat an event sent without a time: such an event has the second of its first arrival, and
- * its other rows are copies. A row whose mark has not come yet is left out too: nobody knows what it is.
- * @param rows with event_id, event_timestamp and {@link undatedFlag}
+ * its other rows are copies. A row that waits for its mark is left out too: nobody knows what it is.
+ * @param rows with event_id, event_timestamp and `names.awaitsMark`
  * @param now unix seconds
  */
 export async function withoutRepeats(
@@ -57,22 +56,32 @@ export async function withoutRepeatedAlerts(
   now: number,
   read: Read,
 ): Promise<readonly Row[]> {
-  const { known, repeats } = await sorted(tenant, rows, now, read);
+  const { known, repeats, marks } = await sorted(tenant, rows, now, read);
   if (repeats.size === 0) return known;
-  const key = (row: Row): string => JSON.stringify([row["event_id"], row["rule"]]);
+  const key = ({ event_id, rule }: Row): string => JSON.stringify([event_id, rule]);
+  const first = new Map<string, number>();
+  const count = (row: Row, seconds: readonly number[], marked: Marks): void => {
+    const counted = seconds.filter((second) => marked.get(row["event_id"])?.seconds.has(second));
+    first.set(key(row), Math.min(first.get(key(row)) ?? Infinity, ...counted));
+  };
+  // Another replica may answer what follows, one that does not have all of these.
+  for (const row of known) count(row, [secondIn(row)], marks);
   const range = {
     from: Math.min(...repeats.values()),
-    to: Math.max(...[...repeats.keys()].map((row) => Number(row["event_timestamp"]))),
+    to: Math.max(...[...repeats.keys()].map(secondIn)),
   };
-  const columns = ["event_id", "rule", "min(event_timestamp) AS first"];
+  const columns = [
+    ...["event_id", "rule"],
+    `arraySlice(arraySort(groupUniqArray(event_timestamp)), 1, ${twinsOfOne}) AS seconds`,
+  ];
   const oneOf = { event_id: distinct(repeats.keys(), "event_id"), rule: distinct(repeats.keys(), "rule") };
   const spec = { table: names.alertsTable, columns, range, oneOf, groupBy: "event_id, rule" };
   const limit = oneOf.event_id.length * oneOf.rule.length;
   const twins = await read(select(tenant, { ...spec, limit }));
-  const first = new Map(twins.map((row) => [key(row), Number(row["first"])]));
-  return known.filter(
-    (row) => !repeats.has(row) || !(Number(first.get(key(row))) < Number(row["event_timestamp"])),
-  );
+  // A twin that waits for its mark is shown to nobody, and stands for nothing.
+  const marked = await marksOf(tenant, oneOf.event_id, twins.flatMap(secondsIn), read);
+  for (const row of twins) count(row, secondsIn(row), marked);
+  return known.filter((row) => !repeats.has(row) || first.get(key(row)) === secondIn(row));
 }
 
 interface Sorted {
@@ -80,14 +89,37 @@ interface Sorted {
   readonly known: readonly Row[];
   /** Those that are copies, each with the second of its event. */
   readonly repeats: ReadonlyMap<Row, number>;
+  readonly marks: Marks;
 }
 
 async function sorted(tenant: TenantId, rows: readonly Row[], now: number, read: Read): Promise<Sorted> {
+  const marks = await marksOf(tenant, distinct(rows, "event_id"), rows.map(secondIn), read);
   const repeats = new Map<Row, number>();
-  if (rows.length === 0) return { known: rows, repeats };
-  const seconds = [...new Set(rows.map((row) => Number(row["event_timestamp"])))];
-  const ids = distinct(rows, "event_id");
-  // An event with the same id and a time of its own is another event, so the rows' own seconds are asked for too.
+  const known = rows.filter((row) => {
+    const second = secondIn(row);
+    const event = marks.get(row["event_id"]);
+    const isMarked = event?.seconds.has(second) === true;
+    if (isMarked && second > event.first) repeats.set(row, event.first);
+    return isMarked || !(Number(row[names.awaitsMark]) > now);
+  });
+  return { known, repeats, marks };
+}
+
+/** By event_id: the first second of an event without a time, and which of the asked seconds are its. */
+type Marks = ReadonlyMap<unknown, { readonly first: number; readonly seconds: ReadonlySet<number> }>;
+
+/**
+ * The marks of these ids up to the last of these seconds. An event with the same id and a time of its own is another
+ * event, so each second is asked for.
+ */
+async function marksOf(
+  tenant: TenantId,
+  ids: readonly string[],
+  asked: readonly number[],
+  read: Read,
+): Promise<Marks> {
+  if (asked.length === 0) return new Map();
+  const seconds = [...new Set(asked)];
   const among = `event_timestamp IN (${seconds.map(integer).join(", ")})`;
   const found = await read(
     select(tenant, {
@@ -103,22 +135,13 @@ async function sorted(tenant: TenantId, rows: readonly Row[], now: number, read:
       limit: ids.length,
     }),
   );
-  const undated = new Map(
-    found.map((row) => [
-      row["event_id"],
-      { first: Number(row["first"]), seconds: new Set((row["seconds"] as unknown[]).map(Number)) },
-    ]),
+  return new Map(
+    found.map((row) => [row["event_id"], { first: Number(row["first"]), seconds: new Set(secondsIn(row)) }]),
   );
-  const known = rows.filter((row) => {
-    const second = Number(row["event_timestamp"]);
-    const event = undated.get(row["event_id"]);
-    const isMarked = event?.seconds.has(second) === true;
-    if (isMarked && second > event.first) repeats.set(row, event.first);
-    // What was acknowledged is shown in the end, whatever became of its mark.
-    return isMarked || Number(row[undatedFlag]) !== 1 || second <= now - markPatienceSeconds;
-  });
-  return { known, repeats };
 }
+
+const secondIn = (row: Row): number => Number(row["event_timestamp"]);
+const secondsIn = (row: Row): number[] => (row["seconds"] as unknown[]).map(Number);
 
 function distinct(rows: Iterable<Row>, column: string): string[] {
   return [...new Set([...rows].map((row) => String(row[column])))];

@@ -88,6 +88,28 @@ for slot in 1 2 3; do
   done
 done
 
+# Before anything feeds it. What one replica was told, and could not tell all others, these do when they can: what it
+# said counts only if that does not come.
+doing="adding columns"
+narrow() {
+  for slot in 1 2 3; do
+    found=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'mark_awaited_until')") || return
+    for table in $found; do echo "$slot $table"; done
+  done
+}
+left=$(narrow)
+deadline=$(($(date +%s) + 120))
+while [ -n "$left" ]; do
+  slot=${left%% *}
+  table=$(printf '%s
+' "$left" | head -n 1 | cut -d ' ' -f 2)
+  said=$(on "$slot" "ALTER TABLE dev.$table ADD COLUMN mark_awaited_until UInt32" 2>&1) || true
+  left=$(narrow)
+  [ -n "$left" ] || break
+  if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot"), $table: $said" >&2; exit 1; fi
+  sleep 1
+done
+
 # Takes a queue that reads again from a server. 18.16 aborts where a queue goes while a block is being read: that block's
 # end subscribes once more to what is just being closed. Without a view it ends its block and reads no more.
 remove() {
@@ -182,7 +204,8 @@ if [ -n "$lost" ]; then
   3) docker -H "$DOCKER_STREAM_NODE_3" exec -e KAFKA_HEAP_OPTS='-Xms32m -Xmx128m' kafka-3 kafka-consumer-groups --bootstrap-server localhost:9092 "$@" </dev/null ;;
     esac
   }
-  tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -u)
+  # The marks of undated events first: what needs them waits for them.
+  tables=$(printf '%s' "$lost" | cut -d ' ' -f 2 | sort -ru)
   for table in $tables; do source_of "$table" >/dev/null; done
   for table in $tables; do
     doing="reading again what $table has lost"
@@ -204,7 +227,7 @@ if [ -n "$lost" ]; then
   kafka_group_name = 'clickhouse-ingest-events-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_recovery TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, is_undated FROM dev.events_queue_recovery"
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, toUInt32(if(is_undated = 1, toUInt32(now()) + 3600, 0)) AS mark_awaited_until FROM dev.events_queue_recovery"
       ;;
     alerts_replicated)
       read_again alerts_replicated clickhouse-alerts-recovery alerts alerts_queue_recovery alerts_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.alerts_queue_recovery (
@@ -221,7 +244,7 @@ SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, 
   kafka_group_name = 'clickhouse-alerts-recovery', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536" \
         "CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_recovery TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, is_undated FROM dev.alerts_queue_recovery"
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, toUInt32(if(is_undated = 1, toUInt32(now()) + 3600, 0)) AS mark_awaited_until FROM dev.alerts_queue_recovery"
       ;;
     undated_replicated)
       read_again undated_replicated clickhouse-undated-recovery ingest-events undated_queue_recovery undated_consumer_recovery "CREATE TABLE IF NOT EXISTS dev.undated_queue_recovery (
@@ -301,19 +324,19 @@ fi
 # of this begins anew.
 doing="removing the queues of other releases"
 everywhere() { for slot in 1 2 3; do on "$slot" "$1"; done; }
-queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4b7725b0', 'alerts_queue_cc6fd786', 'undated_queue_12f779aa')")
+queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_e99469c1', 'alerts_queue_5b6ebb8b', 'undated_queue_12f779aa')")
 if [ -n "$queues" ]; then
   # It aborts more seldom where the group is at rest.
   sleep 10
   for queue in $(printf '%s\n' "$queues" | sort -u); do
     on 1 "DROP TABLE IF EXISTS dev.$queue ON CLUSTER siem_cluster" >/dev/null
   done
-  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4b7725b0', 'alerts_queue_cc6fd786', 'undated_queue_12f779aa')")
+  queues=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_e99469c1', 'alerts_queue_5b6ebb8b', 'undated_queue_12f779aa')")
   [ -z "$queues" ] || { echo "queues of another release are still there: $queues" >&2; exit 1; }
-  # One that has aborted does the rest when it is back, and no column can be added while it is away.
+  # One that has aborted may not yet take part again.
   until_settled
 fi
-views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_4b7725b0', 'alerts_consumer_cc6fd786', 'undated_consumer_12f779aa')")
+views=$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_e99469c1', 'alerts_consumer_5b6ebb8b', 'undated_consumer_12f779aa')")
 for view in $(printf '%s\n' "$views" | sort -u); do
   on 1 "DROP TABLE IF EXISTS dev.$view ON CLUSTER siem_cluster" >/dev/null
 done

@@ -1,10 +1,5 @@
 set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
-unflagged=$(ask "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'is_undated')")
-for table in $unflagged; do
-  # On every replica before it ends: what feeds the column comes after.
-  clickhouse-client --replication_alter_partitions_sync 2 --query "ALTER TABLE dev.$table ADD COLUMN is_undated UInt8" </dev/null
-done
 clickhouse-client --multiquery <<SQL
 CREATE DATABASE IF NOT EXISTS dev ON CLUSTER siem_cluster;
 
@@ -19,7 +14,7 @@ CREATE TABLE IF NOT EXISTS dev.events_replicated ON CLUSTER siem_cluster (
   event_outcome String,
   event_action String,
   is_threat UInt8,
-  is_undated UInt8
+  mark_awaited_until UInt32
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/events', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, event_id);
@@ -33,7 +28,7 @@ CREATE TABLE IF NOT EXISTS dev.alerts_replicated ON CLUSTER siem_cluster (
   rule String,
   severity String,
   summary String,
-  is_undated UInt8
+  mark_awaited_until UInt32
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/alerts', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_timestamp, alert_id);
@@ -46,7 +41,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (tenant_id, event_id, event_timestamp);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue_4b7725b0 ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_e99469c1 ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -62,10 +57,10 @@ CREATE TABLE IF NOT EXISTS dev.events_queue_4b7725b0 ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_4b7725b0 ON CLUSTER siem_cluster TO dev.events_replicated AS
-SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, is_undated FROM dev.events_queue_4b7725b0;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_e99469c1 ON CLUSTER siem_cluster TO dev.events_replicated AS
+SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, toUInt32(if(is_undated = 1, toUInt32(now()) + 3600, 0)) AS mark_awaited_until FROM dev.events_queue_e99469c1;
 
-CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc6fd786 ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_5b6ebb8b ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -79,8 +74,8 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue_cc6fd786 ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_cc6fd786 ON CLUSTER siem_cluster TO dev.alerts_replicated AS
-SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, is_undated FROM dev.alerts_queue_cc6fd786;
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_5b6ebb8b ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, toUInt32(if(is_undated = 1, toUInt32(now()) + 3600, 0)) AS mark_awaited_until FROM dev.alerts_queue_5b6ebb8b;
 
 CREATE TABLE IF NOT EXISTS dev.undated_queue_12f779aa ON CLUSTER siem_cluster (
   tenant_id String,
@@ -94,7 +89,7 @@ CREATE TABLE IF NOT EXISTS dev.undated_queue_12f779aa ON CLUSTER siem_cluster (
 CREATE MATERIALIZED VIEW IF NOT EXISTS dev.undated_consumer_12f779aa ON CLUSTER siem_cluster TO dev.undated_replicated AS
 SELECT tenant_id, event_id, event_timestamp FROM dev.undated_queue_12f779aa WHERE is_undated = 1;
 SQL
-plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated') AND engine = 'ReplicatedMergeTree'")
+plain=$(ask "SELECT count() FROM system.tables WHERE database = 'dev' AND engine = 'ReplicatedMergeTree' AND name IN ('events_replicated', 'alerts_replicated', 'undated_replicated')")
 if [ "$plain" != 0 ]; then
   echo "the tables were made by an earlier release and keep their engine: no views that show each event once"
   exit 0
@@ -105,9 +100,10 @@ DROP TABLE IF EXISTS dev.events_once ON CLUSTER siem_cluster;
 CREATE VIEW dev.events_once ON CLUSTER siem_cluster AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat
 FROM dev.events_replicated FINAL
-WHERE (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) IN (
-  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id)
-OR NOT (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) NOT IN (
+WHERE (mark_awaited_until > toUnixTimestamp(now()) AND event_timestamp > toUnixTimestamp(now()) - 86400) AND (tenant_id, event_id, event_timestamp) IN (
+  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id
+  HAVING max(event_timestamp) > toUnixTimestamp(now()) - 86460)
+OR NOT (mark_awaited_until > toUnixTimestamp(now()) AND event_timestamp > toUnixTimestamp(now()) - 86400) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM dev.undated_replicated GROUP BY tenant_id, event_id);
 
@@ -116,16 +112,17 @@ DROP TABLE IF EXISTS dev.alerts_once ON CLUSTER siem_cluster;
 CREATE VIEW dev.alerts_once ON CLUSTER siem_cluster AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary
 FROM dev.alerts_replicated FINAL
-WHERE (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) IN (
-  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id)
-OR NOT (is_undated = 1 AND event_timestamp > toUnixTimestamp(now()) - 3600) AND (tenant_id, event_id, event_timestamp) NOT IN (
+WHERE (mark_awaited_until > toUnixTimestamp(now()) AND event_timestamp > toUnixTimestamp(now()) - 86400) AND (tenant_id, event_id, event_timestamp) IN (
+  SELECT tenant_id, event_id, min(event_timestamp) FROM dev.undated_replicated GROUP BY tenant_id, event_id
+  HAVING max(event_timestamp) > toUnixTimestamp(now()) - 86460)
+OR NOT (mark_awaited_until > toUnixTimestamp(now()) AND event_timestamp > toUnixTimestamp(now()) - 86400) AND (tenant_id, event_id, event_timestamp) NOT IN (
   SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
   FROM dev.undated_replicated GROUP BY tenant_id, event_id)
 OR (tenant_id, alert_id, event_timestamp) IN (
   SELECT tenant_id, alert_id, min(event_timestamp) AS first
   FROM dev.alerts_replicated
-  WHERE (tenant_id, event_id) IN (
-    SELECT tenant_id, event_id FROM dev.undated_replicated GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
-  AND (tenant_id, event_id, event_timestamp) IN (SELECT tenant_id, event_id, event_timestamp FROM dev.undated_replicated)
+  WHERE (tenant_id, event_id, event_timestamp) IN (
+    SELECT tenant_id, event_id, arrayJoin(groupUniqArray(event_timestamp)) AS second
+    FROM dev.undated_replicated GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
   GROUP BY tenant_id, alert_id);
 SQL

@@ -18,12 +18,12 @@ const perBatch = 60;
 /** Long enough ago that nothing here is in the future, and that what comes without a time comes within the last hour. */
 const began = Math.floor(Date.now() / 1000) - 4500;
 
-/** The tables as they were before they had a flag for events without a time, and a row of then. */
+/** The tables as they were before their rows could wait for marks, and a row of then. */
 const earlier = `clickhouse-client --multiquery <<'SQL'
 ${renderSchema(plan())
   .split(";\n")
   .filter((statement) => /CREATE DATABASE|ENGINE = Replicated/.test(statement))
-  .map((statement) => `${statement.replace(",\n  is_undated UInt8", "")};\n`)
+  .map((statement) => `${statement.replace(`,\n  ${names.awaitsMark} UInt32`, "")};\n`)
   .join("")}
 INSERT INTO ${names.database}.${names.eventsTable} (event_id, tenant_id, event_timestamp) VALUES ('of-before', 'of-before', ${began});
 SQL`;
@@ -237,14 +237,30 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
   });
 
   it("is there too if an earlier release stored it, when nothing told whether it had a time", () => {
+    const table = `${names.database}.${names.eventsTable}`;
+    const until = (slot: number, which: string) =>
+      plane.query(
+        slot,
+        `SELECT DISTINCT ${names.awaitsMark} > 0 FROM ${table} WHERE event_id LIKE '${which}%'`,
+      );
     for (const slot of [1, 2]) {
-      const table = `${names.database}.${names.eventsTable}`;
-      expect(plane.query(slot, `SELECT is_undated FROM ${table} WHERE event_id = 'of-before'`)).toBe("0");
+      expect(until(slot, "of-before")).toBe("0");
+      expect(until(slot, "dated-")).toBe("0");
+      expect(until(slot, "undated-")).toBe("1");
       expect(
         number(slot, `SELECT count() FROM ${names.database}.events_once WHERE tenant_id = 'of-before'`),
       ).toBe(1);
-      expect(number(slot, `SELECT count() FROM ${table} WHERE is_undated = 1`)).toBeGreaterThan(batches * 10);
     }
+    // An hour after they were stored, whenever that was.
+    const [from, to] = plane
+      .query(
+        1,
+        `SELECT min(${names.awaitsMark}), max(${names.awaitsMark}) FROM ${table} WHERE event_id LIKE 'undated-%'`,
+      )
+      .split("\t")
+      .map((second) => Number(second) - 3600);
+    expect(from).toBeGreaterThanOrEqual(began + 4500);
+    expect(to).toBeLessThanOrEqual(Math.floor(Date.now() / 1000) + 1);
   });
 
   it("is on disk once when parts have been merged, but for the seconds of an undated one", () => {

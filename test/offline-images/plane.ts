@@ -7,6 +7,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";
 import { parseConfig, type SiemConfig } from "../../components/config.ts";
+import { reachAt } from "../../components/host/host.ts";
 import { publicImages } from "../../components/images.ts";
 import { ports } from "../../components/ports.ts";
 import {
@@ -17,6 +18,7 @@ import {
   renderClickhouseUsers,
   renderSchemaScript,
 } from "../../components/render/clickhouse.ts";
+import { renderRecovery } from "../../components/render/clickhouse-recovery.ts";
 import { renderKafka, renderTopics } from "../../components/render/kafka.ts";
 import { renderZookeeper } from "../../components/render/zookeeper.ts";
 import { names, plan, type Replica, type Topology } from "../../components/topology.ts";
@@ -35,7 +37,7 @@ export interface PlaneOptions {
   readonly brokers: number;
   readonly replicas: number;
   readonly kafka?: Partial<SiemConfig["kafka"]>;
-  /** Shell, run in the first ClickHouse before it has a schema: what an earlier release left there. */
+  /** Shell, run in the first ClickHouse: what an earlier release left there, which is then brought up to date. */
   readonly earlier?: string;
   /** Directories of this machine for a service's data, by alias. @default the container's own */
   readonly data?: Readonly<Record<string, string>>;
@@ -68,12 +70,13 @@ export interface Ingest {
 
 type Answer = Awaited<ReturnType<FastifyInstance["inject"]>>;
 
+const dockerHost = process.env["DOCKER_HOST"] ?? "unix:///var/run/docker.sock";
 export const password = "password-of-the-tests";
 
 /** Starts everything, waits until each serves, and applies topics and schema. */
 export async function startPlane(options: PlaneOptions): Promise<Plane> {
   const { net } = options;
-  const whole = plan({ net });
+  const whole = plan({ net, prefix: `${stack}-` });
   const topology: Topology = {
     ...whole,
     // Beside Kafka in the stack; here each has an address of its own.
@@ -197,7 +200,11 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
     await until(container(alias), () => query(slot, "SELECT 1"), /^1$/);
   const [first] = topology.clickhouse;
   if (first !== undefined) {
-    if (options.earlier !== undefined) run(first.alias, options.earlier);
+    if (options.earlier !== undefined) {
+      run(first.alias, options.earlier);
+      const env = { ...process.env, ...reachAt(topology.nodes, () => dockerHost) };
+      execFileSync("sh", ["-c", renderRecovery(topology)], { env, stdio: "pipe" });
+    }
     run(first.alias, renderSchemaScript(topology));
   }
   return {

@@ -15,17 +15,19 @@ afterEach(() => directories.splice(0).forEach((directory) => rmSync(directory, {
 
 interface Server {
   /** How often its second statement ends with 137. After that nothing is lost. */
-  readonly failures: number;
+  readonly failures?: number;
   /** It is started anew so long after each of these, seconds. @default never */
   readonly restartsAfter?: number;
   /** It has a queue of another release, and is started anew so long after that was dropped, seconds. @default none */
   readonly abortsAfter?: number;
+  /** It lacks a column so long, whatever it is told, seconds. @default it has all */
+  readonly widensAfter?: number;
   /** It can be written again so long after its start, seconds. @default at once */
   readonly settlesAfter?: number;
 }
 
 /** Runs the script against a `docker` in which clickhouse-1 is such a server, by a clock that only sleeping moves. */
-function run({ failures, restartsAfter, abortsAfter, settlesAfter = 0 }: Server) {
+function run({ failures = 0, restartsAfter, abortsAfter, widensAfter = 0, settlesAfter = 0 }: Server) {
   const directory = mkdtempSync(join(tmpdir(), "siem-ha-recovery-"));
   directories.push(directory);
   const file = (name: string) => join(directory, name);
@@ -44,11 +46,13 @@ function run({ failures, restartsAfter, abortsAfter, settlesAfter = 0 }: Server)
 if [ "$start" -gt "$now" ]; then started=before; else started=$start; fi
 case "$*" in
 ${
-  abortsAfter === undefined
+  failures > 0
     ? ""
     : `*"path = '${tablesPath}'"*) echo events ;;
 *merge_tree_settings*) echo 1 ;;
-*"engine = 'Kafka'"*) if [ "$start" = 0 ]; then echo events_queue_old; fi ;;
+*"engine = 'Kafka'"*) if [ "$start" = 0 ] && [ "${abortsAfter}" != undefined ]; then echo events_queue_old; fi ;;
+*system.columns*) if [ "$now" -lt $((1000 + ${widensAfter})) ]; then echo ${names.eventsTable}; fi ;;
+*"ALTER TABLE ${names.database}.${names.eventsTable} ADD COLUMN"*) echo "some replicas are inactive" >&2; exit 1 ;;
 *engine*) ;;
 *system.tables*) printf '%s\\n' ${storedTables.join(" ")} ;;
 *"DROP TABLE IF EXISTS ${names.database}.events_queue_old "*) echo $((now + ${abortsAfter})) >${file("start")} ;;`
@@ -104,9 +108,19 @@ describe("a recovery", () => {
   });
 
   it("is not over before a server that ended with its old queue can be written again", () => {
-    const { status, seconds, stderr } = run({ failures: 0, abortsAfter: 2, settlesAfter: 20 });
+    const { status, seconds, stderr } = run({ abortsAfter: 2, settlesAfter: 20 });
     expect(status, stderr).toBe(0);
     expect(seconds).toBeGreaterThanOrEqual(22);
+  });
+
+  it("waits until every replica has every column, or fails with what was said", () => {
+    const { status, seconds, stderr } = run({ widensAfter: 40 });
+    expect(status, stderr).toBe(0);
+    expect(seconds).toBeGreaterThanOrEqual(40);
+    const never = run({ widensAfter: 9999 });
+    expect(never.status).toBe(1);
+    expect(never.stderr).toContain("clickhouse-1, events_replicated: some replicas are inactive");
+    expect(never.stderr).toContain("while adding columns");
   });
 
   it("does not try again where every server has stayed, and says what it was doing", () => {

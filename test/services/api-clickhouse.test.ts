@@ -181,27 +181,50 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       expect(seen.map((row) => row["event_timestamp"])).toEqual([now - 5, now - 10]);
     });
 
-    it("waits for its mark, an hour at most, and leaves what is older or not flagged alone", async () => {
+    const waiting = { [names.awaitsMark]: now + 1 };
+
+    it("waits for its mark as long as its row says, and what has a time of its own waits for nothing", async () => {
       const tenant = newTenant();
-      const rows = (seconds: readonly number[], is_undated: 0 | 1) =>
-        seconds.map((event_timestamp) => ({ event_id: "w", event_timestamp, is_undated }));
       const seen = async () =>
         (await readAll(tenant, "/v1/events?limit=1")).map((row) => Number(row["event_timestamp"]) - now);
       await addEvents(tenant, [
-        ...rows([now - 3599, now - 30, now - 20], 1),
-        { event_id: "late", event_timestamp: now - 3600, is_undated: 1 },
-        { event_id: "dated", event_timestamp: now - 25, is_undated: 0 },
+        ...[3599, 30, 20].map((ago) => ({ event_id: "w", event_timestamp: now - ago, ...waiting })),
+        { event_id: "over", event_timestamp: now - 10, [names.awaitsMark]: now },
+        { event_id: "dated", event_timestamp: now - 25 },
       ]);
-      expect(await seen()).toEqual([-25, -3600]);
+      expect(await seen()).toEqual([-10, -25]);
       // The marks come in any order: each time one row at most is the event.
       await undated(tenant, "w", now - 20);
-      expect(await seen()).toEqual([-20, -25, -3600]);
+      expect(await seen()).toEqual([-10, -20, -25]);
       await undated(tenant, "w", now - 30);
-      expect(await seen()).toEqual([-25, -30, -3600]);
+      expect(await seen()).toEqual([-10, -25, -30]);
       await undated(tenant, "w", now - 3599);
-      expect(await seen()).toEqual([-25, -3599, -3600]);
+      expect(await seen()).toEqual([-10, -25, -3599]);
       const [first] = await readAll(tenant, "/v1/events?limit=1");
-      expect(Object.keys(first ?? {})).not.toContain("is_undated");
+      expect(Object.keys(first ?? {})).not.toContain(names.awaitsMark);
+    });
+
+    it("that waits makes no page empty, but for so many of them that reading on has an end", async () => {
+      const tenant = newTenant();
+      const add = (count: number, ago: number) =>
+        addEvents(
+          tenant,
+          Array.from({ length: count }, (_, n) => ({
+            event_id: `w${ago}-${n}`,
+            event_timestamp: now - ago,
+            ...waiting,
+          })),
+        );
+      await addEvents(tenant, [{ event_id: "dated", event_timestamp: now - 9 }]);
+      await add(15, 5);
+      const page = async () => (await get(tenant, "/v1/events?limit=1")).json<Page>();
+      expect((await page()).events.map((row) => row["event_id"])).toEqual(["dated"]);
+      await add(15, 4);
+      const empty = await page();
+      expect(empty.events).toEqual([]);
+      expect(empty.next_cursor).not.toBeNull();
+      const seen = await readAll(tenant, "/v1/events?limit=1");
+      expect(seen.map((row) => row["event_id"])).toEqual(["dated"]);
     });
 
     it("has each alert once, and an alert that only a copy raised stays", async () => {
@@ -224,22 +247,60 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       expect(seen.map((row) => row["alert_id"])).toEqual([`burst-${now - 6}`, `plain-${now - 9}`]);
     });
 
-    it("has no alert that waits for the mark of its event", async () => {
+    it("has no alert that waits for the mark of its event, and none that such an alert stands in for", async () => {
       const tenant = newTenant();
       const seen = async () =>
         (await readAll(tenant, "/v1/alerts?limit=10")).map((row) => Number(row["event_timestamp"]) - now);
       await db.insert(
         names.alertsTable,
         [9, 6].map((ago) => ({
-          ...{ tenant_id: tenant, alert_id: "a", event_id: "u", rule: "plain" },
-          ...{ event_timestamp: now - ago, is_undated: 1 },
+          ...{ tenant_id: tenant, alert_id: "a", event_id: "u", rule: "burst" },
+          ...{ event_timestamp: now - ago, ...waiting },
         })),
       );
       expect(await seen()).toEqual([]);
-      await undated(tenant, "u", now - 6);
+      // The first copy was found no threat.
+      await undated(tenant, "u", now - 20, now - 6);
       expect(await seen()).toEqual([-6]);
       await undated(tenant, "u", now - 9);
       expect(await seen()).toEqual([-9]);
+    });
+
+    it("has an alert once where another replica answers halfway, and lacks it", async () => {
+      const tenant = newTenant();
+      await undated(tenant, "h", now - 9, now - 6);
+      await db.insert(
+        names.alertsTable,
+        [
+          { rule: "plain", event_timestamp: now - 9 },
+          { rule: "plain", event_timestamp: now - 6 },
+          { rule: "burst", event_timestamp: now - 6 },
+        ].map((alert) => ({ tenant_id: tenant, alert_id: `${alert.rule}-h`, event_id: "h", ...alert })),
+      );
+      const reader = new Replicas(db.database.urls.map((url) => connect(url, db.database)));
+      let asked = 0;
+      const lagging = createApi({
+        reader: {
+          query: (sql, signal) =>
+            sql.includes(`FROM ${names.alertsTable}`) && ++asked > 1
+              ? Promise.resolve([])
+              : reader.query(sql, signal),
+          ping: () => reader.ping(),
+        },
+        keys: { current: new TextEncoder().encode(secret) },
+        lifecycle: { draining: false },
+        quiet: true,
+        now: () => new Date(now * 1000),
+      });
+      const authorization = `Bearer ${await token(tenant)}`;
+      const answer = await lagging.inject({ url: "/v1/alerts", headers: { authorization } });
+      expect(asked).toBe(2);
+      const seen = answer.json<Page>().alerts.map((row) => [row["rule"], row["event_timestamp"]]);
+      expect(seen).toEqual([
+        ["burst", now - 6],
+        ["plain", now - 9],
+      ]);
+      await lagging.close();
     });
   });
 
