@@ -45,6 +45,8 @@ const aheadSeconds = 300;
 const spareRows = 16;
 /** How often it is read on for a page of which all was left out: while marks are late, the newest rows all wait. */
 const pageReads = 10;
+/** No further read begins after this long, milliseconds: a client gets a cursor before anybody gives up. */
+const pageMs = 3_000;
 const lastSecond = 0xffffffff;
 
 const eventColumns = Object.keys(event.shape);
@@ -112,6 +114,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const idColumn = listing.select.columns[0]!;
     const fetch = limit + Math.min(spareRows, limit);
     let after = cursor && { idColumn, timestamp: cursor[0], id: cursor[1] };
+    const began = performance.now();
     for (let reads = 1; ; reads++) {
       const found = await read(
         select(tenant, {
@@ -136,7 +139,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
       const last = kept.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
       if (last === undefined) return { rows, next_cursor: null };
       after = { idColumn, timestamp: Number(last["event_timestamp"]), id: String(last[idColumn]) };
-      if (rows.length > 0 || reads === pageReads) {
+      if (rows.length > 0 || reads === pageReads || performance.now() - began > pageMs) {
         return { rows, next_cursor: encodeCursor([after.timestamp, after.id, within.from, within.to]) };
       }
     }

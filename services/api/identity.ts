@@ -11,8 +11,11 @@ export type Read = (statement: Statement) => Promise<Row[]>;
 
 const uuidV7 = /^([\da-f]{8})-([\da-f]{4})-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i;
 const lastSecond = 0xffffffff;
-/** Of the seconds at which one alert was raised, the earliest so many are looked at: a statement has to hold them. */
-const twinsOfOne = 100;
+/**
+ * So many of the seconds at which a page's alerts were raised are looked at, the earliest of each: a statement has to hold
+ * them, and 18.16 takes none with more than 50,000 parts.
+ */
+const maxTwins = 20_000;
 
 /** The second that a UUIDv7 carries. For an id that the ingestor made it is the event's. */
 export function secondOf(id: string): number | undefined {
@@ -70,13 +73,14 @@ export async function withoutRepeatedAlerts(
     from: Math.min(...repeats.values()),
     to: Math.max(...[...repeats.keys()].map(secondIn)),
   };
+  const oneOf = { event_id: distinct(repeats.keys(), "event_id"), rule: distinct(repeats.keys(), "rule") };
+  const limit = oneOf.event_id.length * oneOf.rule.length;
+  const earliest = Math.max(1, Math.floor(maxTwins / limit));
   const columns = [
     ...["event_id", "rule"],
-    `arraySlice(arraySort(groupUniqArray(event_timestamp)), 1, ${twinsOfOne}) AS seconds`,
+    `arraySlice(arraySort(groupUniqArray(event_timestamp)), 1, ${earliest}) AS seconds`,
   ];
-  const oneOf = { event_id: distinct(repeats.keys(), "event_id"), rule: distinct(repeats.keys(), "rule") };
   const spec = { table: names.alertsTable, columns, range, oneOf, groupBy: "event_id, rule" };
-  const limit = oneOf.event_id.length * oneOf.rule.length;
   const twins = await read(select(tenant, { ...spec, limit }));
   // A twin that waits for its mark is shown to nobody, and stands for nothing.
   const marked = await marksOf(tenant, oneOf.event_id, twins.flatMap(secondsIn), read);

@@ -88,7 +88,7 @@ for slot in 1 2 3; do
   done
 done
 
-# Before anything feeds it. What one replica was told, and could not tell all others, these do when they can: what it
+# Before the new views feed it. What one replica was told, and could not tell all others, these do when they can: what it
 # said counts only if that does not come.
 doing="adding columns"
 narrow() {
@@ -98,15 +98,18 @@ narrow() {
   done
 }
 left=$(narrow)
+if [ -n "$left" ]; then until_settled; fi
 deadline=$(($(date +%s) + 120))
 while [ -n "$left" ]; do
   slot=${left%% *}
-  table=$(printf '%s
-' "$left" | head -n 1 | cut -d ' ' -f 2)
+  table=$(printf '%s\n' "$left" | head -n 1 | cut -d ' ' -f 2)
   said=$(on "$slot" "ALTER TABLE dev.$table ADD COLUMN mark_awaited_until UInt32" 2>&1) || true
   left=$(narrow)
   [ -n "$left" ] || break
-  if [ "$(date +%s)" -ge $deadline ]; then echo "$(name "$slot"), $table: $said" >&2; exit 1; fi
+  if [ "$(date +%s)" -ge $deadline ]; then
+    echo "$(name "$slot") still lacks a column of $table after 120 s; told to add it, it said last: ${said:-nothing}" >&2
+    exit 1
+  fi
   sleep 1
 done
 
