@@ -119,7 +119,9 @@ describe("a recovery", () => {
     expect(seconds).toBeGreaterThanOrEqual(40);
     const never = run({ widensAfter: 9999 });
     expect(never.status).toBe(1);
-    expect(never.stderr).toMatch(/clickhouse-1 still lacks .* events_replicated .* some replicas are inactive/);
+    expect(never.stderr).toMatch(
+      /clickhouse-1 still lacks .* events_replicated .* some replicas are inactive/,
+    );
     expect(never.stderr).toContain("while adding columns");
   });
 
