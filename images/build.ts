@@ -37,6 +37,11 @@ const makings: Readonly<Record<OwnImage | ToolImage, Making>> = {
   witness: { base: baseImages.node, entry: "services/witness/server.ts" },
 };
 
+/** The public image that one of our own is built from. */
+export function baseOf(name: OwnImage | ToolImage): string {
+  return makings[name].base;
+}
+
 /** Of this project's own images: a command asks several times, and its sources stay as they are meanwhile. */
 const ownTags = new Map<OwnImage | ToolImage, string>();
 

@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { type PulumiCommand } from "@pulumi/pulumi/automation/index.js";
 import { replacementsOf, type SiemConfig } from "../components/config.ts";
-import { baseImages, type OwnImage, ownImages, publicImages } from "../components/images.ts";
-import { buildImage, imageTag } from "../images/build.ts";
+import { type OwnImage, ownImages, publicImages } from "../components/images.ts";
+import { baseOf, buildImage, imageTag } from "../images/build.ts";
 import { ensurePulumiCli } from "../offline/cli.ts";
 import { ensureImages } from "../offline/images/build.ts";
 import { ensurePlugins, pulumiHomeFolder } from "../offline/plugins.ts";
@@ -76,10 +76,13 @@ export async function ensureDocker(
     ({ pid }) => log(`images: process ${pid} is getting them; waiting`),
     async () => {
       try {
-        await ensureImages([...Object.values(baseImages), ...Object.values(publicImages)], log);
-        for (const [name, image] of Object.entries(replacements)) await ensureReplacement(name, image, log);
         // The program builds an image when its source changes; one that somebody removed is built here.
-        for (const name of ownImages) if (replacements[name] === undefined) buildImage(name, log);
+        const toBuild: OwnImage[] = [];
+        for (const name of ownImages)
+          if (replacements[name] === undefined && !(await present(imageTag(name)))) toBuild.push(name);
+        await ensureImages(imagesToGet(toBuild), log);
+        for (const [name, image] of Object.entries(replacements)) await ensureReplacement(name, image, log);
+        for (const name of toBuild) buildImage(name, log);
       } catch (error) {
         const reason = (error as Error).message;
         const remedy = isFull(reason)
@@ -92,6 +95,11 @@ export async function ensureDocker(
       }
     },
   );
+}
+
+/** What must be in the daemon: all that the stack runs, and what images that are still to be built stand on. */
+export function imagesToGet(toBuild: readonly OwnImage[]): string[] {
+  return [...new Set([...toBuild.map(baseOf), ...Object.values(publicImages)])];
 }
 
 /** An image that the team brings. @throws naming the setting it comes from. */
