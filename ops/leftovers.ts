@@ -1,4 +1,4 @@
-// What an interrupted operation made in Docker but never recorded: it would block its names for ever.
+// What an operation that was interrupted or failed left half-made in Docker: it would be in the way for ever.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Stack } from "@pulumi/pulumi/automation/index.js";
@@ -33,20 +33,29 @@ async function settled(docker: Docker, label: string) {
 
 /** Everything that the stack has in Docker, as far as its state tells whose it is. */
 export interface Found {
-  /** Begun by this state and never finished: to be removed. */
+  /** Begun by this state and never finished, or made and never started: to be removed. */
   readonly containers: readonly { readonly id: string; readonly name: string }[];
   readonly networks: readonly { readonly id: string; readonly name: string }[];
   /** Containers that this state knows nothing of. */
   readonly strangers: readonly string[];
 }
 
+interface Container {
+  readonly id: string;
+  readonly name: string;
+  /** As Docker lists it; `created` is one that has never run, because Docker refused to start it. */
+  readonly state: string;
+}
+
 /**
- * Tells leftovers from strangers. Volumes are neither: one that was made and not recorded is found by its name when it
- * is made again, and what is on it stays.
+ * Tells leftovers from strangers. A container that never started is a leftover even where the state knows it: the
+ * engine could only replace it, and an anchor is protected from that; one that is gone from Docker is simply made
+ * again. Volumes are neither: one that was made and not recorded is found by its name when it is made again, and what
+ * is on it stays.
  */
 export function sort(
   there: {
-    readonly containers: readonly { readonly id: string; readonly name: string }[];
+    readonly containers: readonly Container[];
     readonly networks: readonly { readonly id: string; readonly name: string }[];
   },
   state: Awaited<ReturnType<typeof recorded>>,
@@ -62,14 +71,16 @@ export function sort(
   const ours = (name: string) => begun.has(name) || volumes.has(name);
   const unknown = there.containers.filter(({ id }) => !known.has(id));
   return {
-    containers: unknown.filter(({ name }) => ours(name)),
+    containers: there.containers.filter(({ id, name, state }) =>
+      known.has(id) ? state === "created" : ours(name),
+    ),
     networks: there.networks.filter(({ id, name }) => !known.has(id) && begun.has(name)),
     strangers: unknown.map(({ name }) => name).filter((name) => !ours(name)),
   };
 }
 
 /**
- * Removes containers and networks that this state was about to make when it was interrupted.
+ * Removes containers and networks that this state was about to make when it was interrupted or failed.
  * @throws when there are containers of this stack that this state knows nothing of: they are somebody else's work.
  */
 export async function removeLeftovers(stack: Stack, args: LeftoversArgs): Promise<void> {
@@ -83,7 +94,7 @@ export async function removeLeftovers(stack: Stack, args: LeftoversArgs): Promis
     );
   }
   for (const { id, name } of containers) {
-    log(`  removed ${name}, left by an interrupted up`);
+    log(`  removed ${name}, left half-made by an earlier up`);
     await docker
       .getContainer(id)
       .remove({ force: true, v: true })

@@ -22,28 +22,39 @@ describe("sort", () => {
 
   it("tells what was begun and never recorded from what is known and from strangers", () => {
     const containers = [
-      { id: "a", name: "kafka-1" },
-      { id: "b", name: "kafka-2" },
-      { id: "c", name: "kafka-3" },
+      { id: "a", name: "kafka-1", state: "running" },
+      { id: "b", name: "kafka-2", state: "running" },
+      { id: "c", name: "kafka-3", state: "created" },
     ];
     const networks = [
       { id: "n", name: "siem-net" },
       { id: "o", name: "other-net" },
     ];
     expect(sort({ containers, networks }, state)).toEqual({
-      containers: [{ id: "b", name: "kafka-2" }],
+      containers: [{ id: "b", name: "kafka-2", state: "running" }],
       networks: [{ id: "n", name: "siem-net" }],
       strangers: ["kafka-3"],
     });
   });
 
+  it("takes what was recorded and never started for a leftover, and what only stopped for none", () => {
+    const neverStarted = { id: "a", name: "kafka-1", state: "created" };
+    expect(sort({ containers: [neverStarted], networks: [] }, state)).toEqual({
+      containers: [neverStarted],
+      networks: [],
+      strangers: [],
+    });
+    const stopped = { ...neverStarted, state: "exited" };
+    expect(sort({ containers: [stopped], networks: [] }, state).containers).toEqual([]);
+  });
+
   it("takes a second container by a known name for a stranger's", () => {
-    const containers = [{ id: "z", name: "kafka-1" }];
+    const containers = [{ id: "z", name: "kafka-1", state: "created" }];
     expect(sort({ containers, networks: [] }, state).strangers).toEqual(["kafka-1"]);
   });
 
   it("knows the container that writes a proxy's configuration by its volume", () => {
-    const containers = [{ id: "w", name: "haproxy-1-config" }];
+    const containers = [{ id: "w", name: "haproxy-1-config", state: "exited" }];
     expect(sort({ containers, networks: [] }, state)).toEqual({ containers, networks: [], strangers: [] });
   });
 });
