@@ -14,7 +14,7 @@ export const publicImages = {
 /** Public images that our own are built from. */
 export const baseImages = {
   node: "node:20.18.1-bookworm-slim",
-  debian: "debian:bookworm-slim",
+  debian: "debian:trixie-slim",
 } as const;
 
 /** Images built from `images/<name>/Dockerfile`. */

@@ -128,6 +128,17 @@ describe("the local stack", () => {
     ]);
   });
 
+  it("lets those go first whose silence counts as their death, and weighs nobody else", () => {
+    const weights = new Map(containers().map(({ name, inputs }) => [name, inputs["cpuShares"]]));
+    const heavy = {
+      ...{ "haproxy-1": 20480, "haproxy-2": 20480, "keepalived-1": 20480, "keepalived-2": 20480 },
+      ...{ witness: 20480, supervisor: 20480, watchdog: 20480 },
+      ...{ "zookeeper-1": 8192, "zookeeper-2": 8192, "zookeeper-3": 8192 },
+      ...{ "kafka-1": 4096, "kafka-2": 4096, "kafka-3": 4096 },
+    };
+    expect(Object.fromEntries([...weights].filter(([, weight]) => weight !== undefined))).toEqual(heavy);
+  });
+
   it("limits memory without swap, and rotates logs", () => {
     for (const { name, inputs } of containers()) {
       expect(inputs["memory"], name).toBeGreaterThan(0);

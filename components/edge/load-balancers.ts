@@ -19,6 +19,7 @@ import {
 import { names, type Node, type Replica, type Topology } from "../topology.ts";
 import { keeperOf } from "./keeper.ts";
 import { gate } from "../services/gate.ts";
+import { cpuShares } from "../services/cpu.ts";
 import { limitMb } from "../services/memory.ts";
 import { addressLabel } from "../../services/supervisor/labels.ts";
 
@@ -143,6 +144,7 @@ export class LoadBalancers extends pulumi.ComponentResource {
           ],
           tmpfs: { "/var/run/haproxy": `rw,mode=0770,uid=${haproxyId},gid=${haproxyId}` },
           memoryMb: limitMb.haproxy,
+          cpuShares: cpuShares.haproxy,
           liveness: ["bash", "-c", `</dev/tcp/127.0.0.1/${ports.haproxyHealth.number}`],
           graceSeconds: 30,
         },
@@ -168,10 +170,10 @@ export class LoadBalancers extends pulumi.ComponentResource {
           },
           tmpfs: { "/run": "rw,mode=0755" },
           volumes: [{ volume: pair, path: pairDirectory, readOnly: true }],
-          // SETGID: Keepalived drops groups before its check script, and without the right the check never runs.
-          // SETUID: the keeper becomes an account of its own.
+          // SETGID, SETUID: the keeper and Keepalived's notifications become an account of their own.
           capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: behind.memoryMb,
+          cpuShares: cpuShares.keepalived,
           // Killed, it leaves the address behind; the supervisor takes it off.
           labels: {
             [addressLabel]: `${topology.vip.address}/${topology.vip.prefix} ${place.networkInterface}`,

@@ -6,6 +6,7 @@ import { guest } from "../host/guest.ts";
 import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { gate } from "../services/gate.ts";
+import { cpuShares } from "../services/cpu.ts";
 import { limitMb } from "../services/memory.ts";
 import { type Topology } from "../topology.ts";
 
@@ -55,6 +56,7 @@ export class Witness extends pulumi.ComponentResource {
         environment: { SERVER_ADDR: `0.0.0.0:${ports.witness.number}`, WITNESS_TOKEN_FILE: file },
         files: { [file]: args.token },
         memoryMb: limitMb.witness,
+        cpuShares: cpuShares.witness,
         liveness: ["node", "-e", `fetch("${health}").then(()=>process.exit(0),()=>process.exit(1))`],
         graceSeconds: 5,
       },

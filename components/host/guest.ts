@@ -33,6 +33,8 @@ export interface GuestArgs {
   readonly capabilities?: readonly string[];
   /** Memory limit, MB; swap is not given beyond it. */
   readonly memoryMb: number;
+  /** How much of a busy processor it gets, beside others (services/cpu.ts). @default Docker's 1024 */
+  readonly cpuShares?: number;
   /**
    * Cheap liveness command. Gates do the waiting; this only shows a dead process to people.
    * @default the image's own healthcheck, if it has one
@@ -72,6 +74,7 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
       logOpts: { "max-size": "10m", "max-file": "3" },
       memory: args.memoryMb,
       memorySwap: args.memoryMb,
+      ...(args.cpuShares === undefined ? {} : { cpuShares: args.cpuShares }),
       ...(args.liveness === undefined
         ? {}
         : {

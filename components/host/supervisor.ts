@@ -3,6 +3,7 @@
 
 import * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
+import { cpuShares } from "../services/cpu.ts";
 import { limitMb } from "../services/memory.ts";
 import { names, type Node, type Topology } from "../topology.ts";
 import { tiedTo, volume } from "./guest.ts";
@@ -84,6 +85,7 @@ function supervise(resource: string, args: SuperviseArgs): void {
       logOpts: { "max-size": "10m", "max-file": "3" },
       memory: limitMb.supervisor,
       memorySwap: limitMb.supervisor,
+      cpuShares: cpuShares.supervisor,
       wait: false,
       destroyGraceSeconds: 5,
       labels: [{ label: names.label, value: host.stack }],

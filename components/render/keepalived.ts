@@ -23,13 +23,13 @@ export const keeperFiles = {
 export const pairDirectory = "/var/lib/vip-pair";
 /** Files in it: a pipe that HAProxy's container holds open while it lives, and 1 while it wants the address to go. */
 export const pairFiles = { alive: `${pairDirectory}/alive`, handOver: `${pairDirectory}/hand-over` } as const;
-/** Files of the image's own watchers: 1 while HAProxy is dead, and while the witness gave the address to the peer. */
+/** Files of the image's own watchers: 1 while HAProxy is dead or hangs, and while the witness gave the address to the peer. */
 export const watcherFiles = { proxyDown: "/run/vip/proxy-down", letGo: "/run/vip/let-go" } as const;
 
 /** What the container must be told about the HAProxy beside it. */
 export const keepalivedEnvironment = {
   PROXY_ALIVE: pairFiles.alive,
-  PROXY_HEALTH: `http://127.0.0.1:${ports.haproxyHealth.number}/`,
+  PROXY_HEALTH_PORT: String(ports.haproxyHealth.number),
 } as const;
 
 /** Files that Keepalived watches; a 1 in any of them takes this node out of the election at once. */
@@ -74,15 +74,6 @@ vrrp_track_file ${name} {
 `,
   )
   .join("")}
-vrrp_script haproxy_answers {
-    script "/usr/bin/curl -fsS -o /dev/null --max-time 1 http://127.0.0.1:${ports.haproxyHealth.number}/"
-    interval 1
-    timeout 2
-    rise 1
-    fall 2
-    init_fail
-}
-
 vrrp_instance siem_vip {
     state BACKUP
     nopreempt
@@ -96,9 +87,6 @@ ${peers.map((peer) => `        ${peer.node.address}`).join("\n")}
     }
     virtual_ipaddress {
         ${topology.vip.address}/${topology.vip.prefix} dev ${networkInterface}
-    }
-    track_script {
-        haproxy_answers
     }
     track_file {
 ${Object.keys(tracked)

@@ -10,6 +10,7 @@ import { script } from "../host/script.ts";
 import { ports } from "../ports.ts";
 import { renderKafka, renderTopics, renderTopicsCheck } from "../render/kafka.ts";
 import { type Replica, type Topology } from "../topology.ts";
+import { cpuShares } from "./cpu.ts";
 import { gate, onceOn } from "./gate.ts";
 import { besideHeapMb } from "./memory.ts";
 
@@ -77,6 +78,7 @@ exit 0
           environment: renderKafka(topology, replica, config),
           volumes: [{ volume: data, path: "/var/lib/kafka/data" }],
           memoryMb: config.heapMb + besideHeapMb.kafka,
+          cpuShares: cpuShares.kafka,
           liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.kafka.number}`],
           // A controlled shutdown moves every partition's leadership first.
           graceSeconds: 60,

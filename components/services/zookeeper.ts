@@ -9,6 +9,7 @@ import { dockerOn, type Nodes } from "../host/host.ts";
 import { ports } from "../ports.ts";
 import { renderZookeeper, zookeeperCommand } from "../render/zookeeper.ts";
 import { type Replica, type Topology } from "../topology.ts";
+import { cpuShares } from "./cpu.ts";
 import { gate } from "./gate.ts";
 import { besideHeapMb } from "./memory.ts";
 
@@ -59,6 +60,7 @@ export class ZooKeeper extends pulumi.ComponentResource {
           tmpfs: { "/logs": "rw,mode=1777,size=64m" },
           capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: config.heapMb + besideHeapMb.zookeeper,
+          cpuShares: cpuShares.zookeeper,
           liveness: [
             "sh",
             "-c",

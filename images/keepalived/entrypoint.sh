@@ -4,7 +4,7 @@ set -uo pipefail
 
 config="$KEEPALIVED_CONFIG"
 if [[ ! -r "$config" ]]; then
-  echo "keepalived: $config can't be read; mount the folder that holds it at $(dirname "$config")." >&2
+  echo "keepalived: $config can't be read; mount it there (Keepalived needs the other files of its folder)." >&2
   exit 1
 fi
 

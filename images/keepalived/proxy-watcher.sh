@@ -1,11 +1,24 @@
 #!/bin/bash
-# Tells Keepalived at once when the HAProxy beside it dies, and when it answers again. PROXY_ALIVE is a pipe that
-# HAProxy's container holds open for as long as it lives; its end is the death notice, whatever the cause.
+# Tells Keepalived when the HAProxy beside it dies, when it hangs, and when it answers again. PROXY_ALIVE is a pipe that
+# HAProxy's container holds open for as long as it lives; its end is the death notice, whatever the cause. One that hangs
+# holds it too, so it is asked as well. All of it is one process: on a busy machine each new one may have to wait.
 set -uo pipefail
+# HAProxy may end a connection before the request is written.
+trap '' PIPE
 : "${VIP_STATE:=/run/vip}"
 down="$VIP_STATE/proxy-down"
+# So many seconds lie between two questions, and so long may an answer take; then it is asked once more, at once. One
+# that hangs is noticed after 0.3 to 0.4 s.
+pause=.1
+patience=${PROXY_PATIENCE:-0.15}
 say() { echo "proxy: $*" >&2; }
-answers() { curl -fsS -o /dev/null --connect-timeout 0.3 --max-time 0.5 "$PROXY_HEALTH" 2> /dev/null; }
+answered() {
+  local status
+  {
+    printf 'GET / HTTP/1.0\r\n\r\n' >&3 && read -rt "$patience" -u 3 status && [[ "$status" == HTTP/1.?\ 200\ * ]]
+  } 3<> "/dev/tcp/127.0.0.1/$PROXY_HEALTH_PORT"
+} 2> /dev/null
+answers() { answered || answered; }
 # Nobody ever writes to the pipe: a read waits, and fails with 1 once no process holds the other end.
 ended() { # seconds
   read -rt "$1" -u "$line"
@@ -21,18 +34,22 @@ while :; do
   fi
   # Opening waits until somebody holds the other end.
   exec {line}< "$PROXY_ALIVE"
-  dead=0 tries=0
-  until answers; do
-    # It takes some 100 ms to start; one that gives no answer for long is not asked as often.
-    ended "$((tries++ < 50 ? 0 : 1)).05" && dead=1 && break
+  up="" misses=0
+  while :; do
+    if answers; then
+      misses=0
+      [[ -n "$up" ]] || { echo 0 > "$down" && up=1 && say "HAProxy answers"; }
+    elif [[ -n "$up" ]]; then
+      echo 1 > "$down"
+      up=""
+      say "HAProxy hangs; this node leaves the election"
+    fi
+    # One that gives no answer for long is not asked as often: what it has not taken yet waits in a queue of 4096.
+    [[ -n "$up" ]] || ((misses++))
+    ended "$((misses < 50 ? 0 : 1))$pause" && break
   done
-  if ((dead == 0)); then
-    say "HAProxy answers"
-    echo 0 > "$down"
-    # The event itself. Nothing in between: from here to Keepalived it is one write.
-    until ! read -r -u "$line"; do :; done
-    echo 1 > "$down"
-    say "HAProxy is gone; this node leaves the election"
-  fi
+  # Nothing in between: from here to Keepalived it is one write.
+  echo 1 > "$down"
+  say "HAProxy is gone; this node leaves the election"
   exec {line}<&-
 done

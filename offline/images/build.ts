@@ -28,23 +28,26 @@ export const standInLabel = "siem-ha.standin";
 const stageLabel = "siem-ha.standin.stage";
 const recipeLabel = "siem-ha.standin.recipe";
 const jre = "siem-ha/standin-jre:17";
+/** What the stand-ins of old servers need: ClickHouse 18.16, Java 17. */
+const bookworm = "debian:bookworm-slim";
 const builds = 2;
 const firstAnswer = 8_000;
 const wholePull = 15 * 60_000;
 
 const recipes: Readonly<Record<string, Recipe>> = {
-  [baseImages.debian]: { folder: "debian" },
+  [baseImages.debian]: { folder: "trixie" },
+  [bookworm]: { folder: "debian" },
   [baseImages.node]: {
     folder: "node",
-    from: baseImages.debian,
+    from: bookworm,
     prepare: (context) => copyFile(process.execPath, join(context, "node")),
   },
-  [jre]: { folder: "jre", from: baseImages.debian },
-  [publicImages.anchor]: { folder: "busybox", from: baseImages.debian },
+  [jre]: { folder: "jre", from: bookworm },
+  [publicImages.anchor]: { folder: "busybox", from: bookworm },
   [publicImages.zookeeper]: { folder: "zookeeper", from: jre, prepare: jars },
   [publicImages.kafka]: { folder: "kafka", from: jre, prepare: jars },
-  [publicImages.clickhouse]: { folder: "clickhouse", from: baseImages.debian },
-  [publicImages.haproxy]: { folder: "haproxy", from: baseImages.debian },
+  [publicImages.clickhouse]: { folder: "clickhouse", from: bookworm },
+  [publicImages.haproxy]: { folder: "haproxy", from: bookworm },
 };
 
 /**

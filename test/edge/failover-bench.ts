@@ -34,6 +34,11 @@ const events: Readonly<Record<string, () => Promise<Measured>>> = {
   "restart HAProxy": () => during((holder) => pair.docker("restart", pair.haproxy(holder))),
   "stop HAProxy": () => during((holder) => pair.docker("stop", pair.haproxy(holder))),
   "kill HAProxy": () => during((holder) => pair.docker("kill", pair.haproxy(holder))),
+  "hang HAProxy": () =>
+    during(async (holder) => {
+      await pair.docker("pause", pair.haproxy(holder));
+      void sleep(2000).then(() => pair.docker("unpause", pair.haproxy(holder)));
+    }),
   "kill Keepalived": () => during((holder) => pair.docker("kill", pair.keepalived(holder))),
   "kill the anchor": () => during((holder) => pair.docker("kill", pair.anchor(holder)), { ask: "proxy" }),
   "lose the whole node": () => during((holder) => pair.lose(holder), { ask: "proxy" }),

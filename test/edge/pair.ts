@@ -19,6 +19,7 @@ import {
   renderKeeperSettings,
 } from "../../components/render/keepalived.ts";
 import { pairEntry, renderPairEntry } from "../../components/render/pair-entry.ts";
+import { cpuShares } from "../../components/services/cpu.ts";
 import { names, type Replica, type Topology } from "../../components/topology.ts";
 import { plan } from "../../components/topology.ts";
 import { buildImage } from "../../images/build.ts";
@@ -42,6 +43,7 @@ import { Probe } from "../../ops/chaos/probe.ts";
 const net = "172.25.88";
 const token = "witness-token-of-the-tests-0123456789abcdef";
 const guestLimits = [...withoutRights, "--restart=always"];
+const sharesOf = (service: keyof typeof cpuShares) => `--cpu-shares=${cpuShares[service]}`;
 
 export type Side = 1 | 2;
 
@@ -100,12 +102,13 @@ export class Pair {
     }
     start(
       topology.witness.alias,
-      ...[...guestLimits, "--memory=128m", `--network=container:${topology.witness.node.name}`],
+      ...[...guestLimits, sharesOf("witness"), "--memory=128m"],
+      `--network=container:${topology.witness.node.name}`,
       ...[`--env=WITNESS_TOKEN=${token}`, images.witness],
     );
     start(
       "supervisor",
-      ...[...guestLimits, "--memory=96m", "--network=none", "--read-only"],
+      ...[...guestLimits, sharesOf("supervisor"), "--memory=96m", "--network=none", "--read-only"],
       ...[
         "--volume=/var/run/docker.sock:/var/run/docker.sock",
         `--volume=${this.#volume("supervisor-state")}:/var/lib/siem-ha`,
@@ -344,7 +347,7 @@ export class Pair {
     });
     start(
       proxy.alias,
-      ...[...guestLimits, "--memory=256m", `--network=container:${proxy.node.name}`],
+      ...[...guestLimits, sharesOf("haproxy"), "--memory=256m", `--network=container:${proxy.node.name}`],
       ...["--tmpfs=/var/run/haproxy:rw,mode=0770,uid=99,gid=99"],
       `--volume=${volumes.config}:/usr/local/etc/haproxy:ro`,
       `--volume=${volumes.pair}:${pairDirectory}`,
@@ -365,7 +368,7 @@ export class Pair {
   #startKeepalived(keeper: Replica, image: string): void {
     const { topology } = this;
     const { index, address } = keeper.node;
-    this.#file(`keepalived-${index}/keepalived.conf`, renderKeepalived(topology, keeper, "eth0"));
+    const config = this.#file(`keepalived-${index}.conf`, renderKeepalived(topology, keeper, "eth0"));
     const settings = this.#file(
       `siem-ha-${index}/vip.conf`,
       renderKeeperSettings({
@@ -383,6 +386,7 @@ export class Pair {
       keeper.alias,
       ...[
         ...guestLimits,
+        sharesOf("keepalived"),
         "--memory=96m",
         `--network=container:${keeper.node.name}`,
         "--tmpfs=/run:rw,mode=0755",
@@ -392,7 +396,7 @@ export class Pair {
       ...Object.entries(keepalivedEnvironment).map(([name, value]) => `--env=${name}=${value}`),
       `--volume=${topology.haproxy[index - 1]?.name}-pair:${pairDirectory}:ro`,
       `--volume=${dirname(settings)}:${dirname(keeperFiles.settings)}:ro`,
-      `--volume=${join(this.#root, `keepalived-${index}`)}:/etc/keepalived:ro`,
+      `--volume=${config}:/etc/keepalived/keepalived.conf:ro`,
       image,
     );
   }

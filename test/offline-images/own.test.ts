@@ -137,7 +137,7 @@ describe("own images", () => {
         "--cap-add=NET_RAW",
         `--network=container:${node}`,
         "--tmpfs=/run",
-        `--volume=${config}:/etc/keepalived:ro`,
+        `--volume=${join(config, "keepalived.conf")}:/etc/keepalived/keepalived.conf:ro`,
         image,
       );
       const addresses = (): string => inside(node, "ip -4 -o addr show eth0");

@@ -25,6 +25,14 @@ describe.skipIf(withoutDocker())("the pair", () => {
   const losses: [string, (holder: Side) => Promise<void>][] = [
     ["HAProxy is restarted", (holder) => pair.docker("restart", pair.haproxy(holder))],
     ["HAProxy is killed", (holder) => pair.docker("kill", pair.haproxy(holder))],
+    [
+      "HAProxy hangs",
+      async (holder) => {
+        await pair.docker("pause", pair.haproxy(holder));
+        await pair.eventually("it stays", () => pair.holders().join() === String(other(holder)));
+        await pair.docker("unpause", pair.haproxy(holder));
+      },
+    ],
     ["HAProxy's worker crashes", (holder) => pair.docker("exec", pair.haproxy(holder), "bash", "-c", crash)],
     ["Keepalived is killed", (holder) => pair.docker("kill", pair.keepalived(holder))],
     ["the node's anchor is killed", (holder) => pair.docker("kill", pair.anchor(holder))],

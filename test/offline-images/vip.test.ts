@@ -135,23 +135,7 @@ describe.skipIf(withoutDocker())("the address on two nodes", () => {
         "/dev/null",
       );
       nodes.push(node);
-      // Stands for HAProxy, which Keepalived asks.
-      start(
-        `haproxy-${index}`,
-        `--network=container:${node}`,
-        publicImages.anchor,
-        "httpd",
-        "-f",
-        "-p",
-        `127.0.0.1:${ports.haproxyHealth.number}`,
-        "-h",
-        "/etc",
-      );
-      write(
-        `keeper-${index}`,
-        "keepalived.conf",
-        renderKeepalived(topology, keeper, "eth0").replace(/127\.0\.0\.1:\d+\//, "$&passwd"),
-      );
+      write(`keeper-${index}`, "keepalived.conf", renderKeepalived(topology, keeper, "eth0"));
       write(
         `settings-${index}`,
         "vip.conf",
@@ -180,7 +164,7 @@ describe.skipIf(withoutDocker())("the address on two nodes", () => {
           ...withoutRights,
           ...["NET_ADMIN", "NET_RAW", "SETGID", "SETUID"].map((right) => `--cap-add=${right}`),
           ...[`--network=container:${node}`, "--tmpfs=/run:rw,mode=0755", "--memory=128m"],
-          `--volume=${join(root, `keeper-${index}`)}:/etc/keepalived:ro`,
+          `--volume=${join(root, `keeper-${index}`, "keepalived.conf")}:/etc/keepalived/keepalived.conf:ro`,
           `--volume=${join(root, `settings-${index}`)}:/etc/siem-ha:ro`,
           ...[`--env=AWS_ENDPOINT_URL=http://${cloudAddress}`, `--env=METADATA_URL=http://${cloudAddress}`],
           images.keepalived,
