@@ -1,7 +1,7 @@
 // `npm run bench -- NAME`: measures one thing beside something comparable, and writes it into docs/benchmarks.md.
 
 import { Command } from "commander";
-import { toItsEnd } from "../ops/command.ts";
+import { parse, toItsEnd } from "../ops/command.ts";
 import { benchEvents } from "./events.ts";
 import { benchGrowth } from "./growth.ts";
 import { benchIdle } from "./idle.ts";
@@ -32,4 +32,4 @@ program
   .description("throughput, delay and memory of the running stack, beside a plain Kafka producer")
   .option(...stack, "local")
   .action(({ stack: name }: { stack: string }) => benchEvents(name));
-await toItsEnd(() => program.parseAsync());
+await toItsEnd(() => parse(program));

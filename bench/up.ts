@@ -12,8 +12,8 @@ import { median, report, verdict } from "./report.ts";
 const run = promisify(execFile);
 const rounds = 2;
 
-async function npm(script: string, stackName: string): Promise<string> {
-  const { stdout } = await run("npm", ["run", "--silent", script, "--", "--stack", stackName], {
+async function npm(script: string, stackName: string, ...more: string[]): Promise<string> {
+  const { stdout } = await run("npm", ["run", "--silent", script, "--", "--stack", stackName, ...more], {
     cwd: root,
     maxBuffer: 64 * 1024 * 1024,
   });
@@ -53,7 +53,7 @@ export async function benchUp(stackName: string): Promise<void> {
     const said = await npm("up", stackName);
     const whole = (performance.now() - began) / 1000;
     const deploy = Number(/^deploy: ([\d.]+) s$/m.exec(said)?.[1]);
-    await npm("down", stackName);
+    await npm("down", stackName, "--yes");
     let plain: number;
     try {
       const { stdout } = await run(

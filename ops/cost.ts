@@ -16,7 +16,7 @@ import { type AwsConfig, type SiemConfig } from "../components/config.ts";
 import { ownImages } from "../components/images.ts";
 import { balancers, zones } from "../components/topology.ts";
 import { systemGb } from "../components/host/machine.ts";
-import { toItsEnd } from "./command.ts";
+import { parse, toItsEnd } from "./command.ts";
 import { stackConfig } from "./workspace.ts";
 
 /** What nobody can read in a configuration. */
@@ -305,7 +305,7 @@ async function main(): Promise<void> {
         : `${renderEstimate(result)}\n${renderAssumptions(result, aws, traffic)}\n`,
     );
   });
-  await program.parseAsync();
+  await parse(program);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

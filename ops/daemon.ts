@@ -34,6 +34,16 @@ export async function inventory(docker: Docker, stack: string) {
   };
 }
 
+/** Removes a container as it is, running or not, with the volumes that have no name. */
+export async function removeContainer(docker: Docker, id: string): Promise<void> {
+  try {
+    await docker.getContainer(id).remove({ force: true, v: true });
+  } catch (error) {
+    // It ended just now, and removed itself; or somebody else is removing it.
+    if (![404, 409].includes((error as { statusCode?: number }).statusCode ?? 0)) throw error;
+  }
+}
+
 /** Environment in which a stack's shell lines find the Docker daemon of every node. */
 export type Reach = Readonly<Record<string, string>>;
 

@@ -1,18 +1,23 @@
 // `npm run down`: removes everything of a stack, with --keep-data everything but its data volumes.
 
+import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
+import type Docker from "dockerode";
 import { labelOf } from "../components/config.ts";
-import { alone } from "./command.ts";
+import { alone, confirm, parse } from "./command.ts";
+import { connect, inventory, removeContainer } from "./daemon.ts";
 import { withHold } from "./hold.ts";
-import { removeLeftovers } from "./leftovers.ts";
+import { findLeftovers, removeLeftovers } from "./leftovers.ts";
+import { lossesInDocker, lossesOnAws } from "./losses.ts";
+import { volumeSizes } from "./preflight.ts";
 import { Progress } from "./progress.ts";
 import { reasonOf, remedyFor } from "./remedies.ts";
-import { connect, inventory } from "./daemon.ts";
 import { ensureDaemon, ensurePulumi } from "./toolchain.ts";
 import {
   forgetSecrets,
   mendState,
   openStack,
+  recorded,
   releaseDeadLock,
   stackConfig,
   stateDirectory,
@@ -26,7 +31,25 @@ function again(stackName: string, keepData: boolean): string {
   return `npm run down -- -s ${stackName}${keepData ? " --keep-data" : ""}`;
 }
 
-async function down(stackName: string, keepData: boolean): Promise<void> {
+interface DownOptions {
+  readonly keepData: boolean;
+  /** Don't ask. */
+  readonly yes: boolean;
+}
+
+const volumeType = "docker:index/volume:Volume";
+
+/** Says what goes, and asks whether it may. Where nothing is there, there is nothing to ask. */
+async function ask(stack: Stack, losses: readonly string[], { keepData, yes }: DownOptions): Promise<void> {
+  if (losses.length === 0) return;
+  const what = [...losses, ...(keepData ? [] : ["its secrets and its state"])];
+  print(`This deletes the stack ${stack.name}:\n${what.map((line) => `  ${line}`).join("\n")}`);
+  if (keepData) print("Its data volumes, its secrets and its state stay.");
+  if (!yes) await confirm("Delete all of it?", stack.name, `${again(stack.name, keepData)} --yes`);
+}
+
+async function down(stackName: string, options: DownOptions): Promise<void> {
+  const { keepData } = options;
   const config = stackConfig(stackName);
   const label = labelOf(config, stackName);
   const local = config.target === "local";
@@ -40,11 +63,20 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
   if (mendState(stackName)) print("  the stack's state was broken: the version before it is used");
   const stack = await openStack(stackName, pulumi);
   const killed = await releaseDeadLock(stack, print);
-  if (local) await removeLeftovers(stack, { label, config, killed, log: print });
-  const data = await unprotect(
-    stack,
-    (resource) => keepData && resource.type === "docker:index/volume:Volume",
-  );
+  const { resources } = await recorded(stack);
+  if (local) {
+    const docker = connect(config.local.dockerHost);
+    const leftovers = { label, config, killed, log: print };
+    const found = await findLeftovers(stack, leftovers);
+    const there = await inventory(docker, label);
+    const data = resources.filter(({ type, protect }) => type === volumeType && protect === true);
+    const kept = new Set(keepData ? data.map(({ inputs }) => inputs?.name ?? "") : []);
+    await ask(stack, lossesInDocker({ ...there, sizes: await volumeSizes(docker), kept }), options);
+    await removeLeftovers(found, leftovers);
+  } else {
+    await ask(stack, lossesOnAws(resources), options);
+  }
+  const data = await unprotect(stack, (resource) => keepData && resource.type === volumeType);
   try {
     const destroy = () =>
       stack.destroy({
@@ -53,7 +85,16 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
         suppressOutputs: true,
         ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
       });
-    await (local ? withHold(connect(config.local.dockerHost), label, destroy) : destroy());
+    if (local) {
+      const docker = connect(config.local.dockerHost);
+      await withHold(docker, label, async () => {
+        // Where all goes nothing has to drain; what data stays is closed in order.
+        if (!keepData) await removeContainers(docker, label);
+        await destroy();
+      });
+    } else {
+      await destroy();
+    }
   } catch (error) {
     const reason = reasonOf(progress.errors, error);
     const remedy = await remedyFor(reason, {
@@ -74,16 +115,26 @@ async function down(stackName: string, keepData: boolean): Promise<void> {
     print(`everything is gone but the data: ${left.volumes.join(", ")}`);
     return;
   }
-  await stack.workspace.removeStack(stackName);
+  // Pulumi would remove Pulumi.<stack>.yaml too, which is the team's.
+  await stack.workspace.removeStack(stackName, { preserveConfig: true });
   forgetSecrets(stackName);
   print("everything is gone");
 }
 
+/** Ends and removes all containers of the stack at once. */
+async function removeContainers(docker: Docker, label: string): Promise<void> {
+  const { containers } = await inventory(docker, label);
+  await Promise.all(containers.map(({ id }) => removeContainer(docker, id)));
+  print(`  removed ${containers.length} containers`);
+}
+
 const program = new Command("down")
-  .description("removes the stack from Docker")
+  .description("removes the stack, after it has said what goes and asked")
   .option("-s, --stack <name>", "the stack", "local")
   .option("--keep-data", "keep the data volumes and the secrets; the next up uses them again", false)
-  .action(async ({ stack, keepData }: { stack: string; keepData: boolean }) => {
+  .option("-y, --yes", "don't ask", false)
+  .action(async ({ stack, ...options }: { stack: string } & DownOptions) => {
+    const { keepData } = options;
     await alone({
       name: "npm run down",
       stack,
@@ -91,8 +142,8 @@ const program = new Command("down")
         progress.changes === 0
           ? `Interrupted before anything was removed. To go on: ${again(stack, keepData)}`
           : `Interrupted half-way: ${progress.changes} things are gone, the rest is still there and recorded. To go on: ${again(stack, keepData)}. To have the stack back: npm run up -- -s ${stack}`,
-      run: () => down(stack, keepData),
+      run: () => down(stack, options),
     });
   });
-await program.parseAsync();
+await parse(program);
 process.exit();

@@ -5,7 +5,7 @@ import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import type Docker from "dockerode";
 import { type SiemConfig } from "../components/config.ts";
 import { names } from "../components/topology.ts";
-import { connect, inventory } from "./daemon.ts";
+import { connect, inventory, removeContainer } from "./daemon.ts";
 import { forgetPending, recorded } from "./workspace.ts";
 
 export interface LeftoversArgs {
@@ -80,28 +80,31 @@ export function sort(
 }
 
 /**
- * Removes containers and networks that this state was about to make when it was interrupted or failed.
+ * Containers and networks that this state was about to make when it was interrupted or failed.
  * @throws when there are containers of this stack that this state knows nothing of: they are somebody else's work.
  */
-export async function removeLeftovers(stack: Stack, args: LeftoversArgs): Promise<void> {
-  const { label, config, killed, log } = args;
+export async function findLeftovers(stack: Stack, args: LeftoversArgs): Promise<Found> {
+  const { label, config, killed } = args;
   const docker = connect(config.local.dockerHost);
   const there = killed ? await settled(docker, label) : await inventory(docker, label);
-  const { containers, networks, strangers } = sort(there, await recorded(stack));
-  if (strangers.length > 0) {
+  const found = sort(there, await recorded(stack));
+  if (found.strangers.length > 0) {
     throw new Error(
-      `Containers of the stack ${stack.name} run here that this state does not know: ${strangers.join(", ")}. Another clone or another Pulumi backend made them; nothing was touched. Use that one; or, if it is lost, remove them first: docker rm -f $(docker ps -aq --filter label=${names.label}=${label}) (their data volumes stay, but the secrets that protect the data are lost with that state).`,
+      `Containers of the stack ${stack.name} run here that this state does not know: ${found.strangers.join(", ")}. Another clone or another Pulumi backend made them; nothing was touched. Use that one; or, if it is lost, remove them first: docker rm -f $(docker ps -aq --filter label=${names.label}=${label}) (their data volumes stay, but the secrets that protect the data are lost with that state).`,
     );
   }
+  return found;
+}
+
+/** Removes them. */
+export async function removeLeftovers(
+  { containers, networks }: Pick<Found, "containers" | "networks">,
+  { config, log }: Pick<LeftoversArgs, "config" | "log">,
+): Promise<void> {
+  const docker = connect(config.local.dockerHost);
   for (const { id, name } of containers) {
     log(`  removed ${name}, left half-made by an earlier up`);
-    await docker
-      .getContainer(id)
-      .remove({ force: true, v: true })
-      .catch((error: { statusCode?: number }) => {
-        // It ended just now, and removed itself.
-        if (error.statusCode !== 404) throw error;
-      });
+    await removeContainer(docker, id);
   }
   for (const { id, name } of networks) {
     log(`  removed the network ${name}, left by an interrupted up`);

@@ -1,7 +1,6 @@
 // `npm run replace-node`: one machine on AWS goes and comes back, with its address and its data. Never two at once.
 
 import { execFile } from "node:child_process";
-import { createInterface } from "node:readline/promises";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { type Stack } from "@pulumi/pulumi/automation/index.js";
@@ -9,7 +8,7 @@ import { Command } from "commander";
 import { topologyOf } from "../components/config.ts";
 import { type Node, type Topology } from "../components/topology.ts";
 import { type CheckResult, runChecks } from "./checks.ts";
-import { alone } from "./command.ts";
+import { alone, confirm, parse } from "./command.ts";
 import { reachOf } from "./daemon.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
@@ -57,7 +56,8 @@ export interface Surroundings {
   /** Lets AWS terminate this instance. */
   allowTermination(instanceId: string): Promise<void>;
   replace(urn: string): Promise<void>;
-  confirm(question: string): Promise<boolean>;
+  /** @throws when the person does not want it, or nobody can be asked. */
+  confirm(question: string): Promise<void>;
   readonly print: (line: string) => void;
 }
 
@@ -201,9 +201,7 @@ export async function replaceNode(
   kept     its address ${node.address}, its data disk and all that is on it
   new      Debian's newest image, the first boot of this version of the program, all containers
 Until that is done the platform runs without it: one more loss in this time can stop it.`);
-  if (!(await around.confirm(`Replace ${alias}? Type its name: `))) {
-    throw new Error("not confirmed: nothing was touched");
-  }
+  await around.confirm(`Replace ${alias}?`);
 
   const lifted = protectedWith(resources, instance);
   for (const resource of lifted) resource.protect = false;
@@ -293,11 +291,9 @@ async function main(stackName: string, alias: string, yes: boolean, lost: boolea
       }
     },
     confirm: async (question) => {
-      if (yes) return true;
-      const terminal = createInterface({ input: process.stdin, output: process.stdout });
-      const answer = await terminal.question(question);
-      terminal.close();
-      return answer.trim() === alias;
+      if (yes) return;
+      const command = `npm run replace-node -- -s ${stackName} ${alias}${lost ? " --lost" : ""} --yes`;
+      await confirm(question, alias, command);
     },
   };
   await replaceNode(around, alias, { lost });
@@ -319,7 +315,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
         run: () => main(stack, node, yes, lost),
       });
     });
-  await program.parseAsync();
+  await parse(program);
   // The engine's connections would keep the process alive.
   process.exit();
 }

@@ -8,7 +8,7 @@ import { Command } from "commander";
 import { previousKey, project, secretKeys, type SecretKey } from "../components/config.ts";
 import { isTenantName, keyId, scopes, tenantRule } from "../services/common/auth.ts";
 import { mintToken, type TokenOptions } from "../services/token.ts";
-import { toItsEnd } from "./command.ts";
+import { parse, toItsEnd } from "./command.ts";
 import { take } from "./lock.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { lockOf, openStack, readSecret, stackConfig, withSecrets } from "./workspace.ts";
@@ -141,7 +141,7 @@ async function main(): Promise<void> {
       const secret = await readSecret(await open(options.stack), "jwtSecret");
       process.stdout.write(`${await mintToken({ ...request, secret, subject: "npm run token" })}\n`);
     });
-  await program.parseAsync();
+  await parse(program);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

@@ -9,7 +9,7 @@ import { topologyOf } from "../components/config.ts";
 import { uuidV7 } from "../services/ingestor/event.ts";
 import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
-import { toItsEnd } from "./command.ts";
+import { parse, toItsEnd } from "./command.ts";
 import { entry } from "./entry.ts";
 import { type Answer, asked, isPassing, post } from "./ledger.ts";
 import { ensurePulumi } from "./toolchain.ts";
@@ -216,5 +216,5 @@ if (process.argv[1]?.endsWith("send.ts") === true) {
     .option("-t, --tenant <id>", "the tenant the events belong to", "demo")
     .option("--batch <n>", "lines in a post", "100")
     .action(main);
-  await toItsEnd(() => program.parseAsync());
+  await toItsEnd(() => parse(program));
 }

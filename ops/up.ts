@@ -8,11 +8,11 @@ import { memoryLimits } from "../components/services/memory.ts";
 import { type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
-import { alone } from "./command.ts";
+import { alone, parse } from "./command.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
-import { finishLeftovers, removeLeftovers } from "./leftovers.ts";
+import { findLeftovers, finishLeftovers, removeLeftovers } from "./leftovers.ts";
 import {
   excessMemory,
   grantedMemory,
@@ -121,7 +121,8 @@ async function up(stackName: string): Promise<void> {
   const killed = await releaseDeadLock(stack, print);
   if (local) {
     await refuseLeftData(stack, topology, config, label);
-    await removeLeftovers(stack, { label, config, killed, log: print });
+    const leftovers = { label, config, killed, log: print };
+    await removeLeftovers(await findLeftovers(stack, leftovers), leftovers);
   }
   phase = "deploy";
   await stage("deploy", async () => {
@@ -188,6 +189,6 @@ const program = new Command("up")
       run: () => up(stack),
     });
   });
-await program.parseAsync();
+await parse(program);
 // The engine's connections would keep the process alive.
 process.exit();

@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { topologyOf } from "../components/config.ts";
 import { runChecks } from "./checks.ts";
+import { parse } from "./command.ts";
 import { reachOf } from "./daemon.ts";
 import { renderResults } from "./report.ts";
 import { ensurePulumi } from "./toolchain.ts";
@@ -34,5 +35,5 @@ const program = new Command("verify")
       process.exitCode = 1;
     }
   });
-await program.parseAsync();
+await parse(program);
 process.exit();

@@ -100,13 +100,19 @@ function readStackFile(path: string): StackFile {
 /** As Pulumi's CLI takes them, and no paths. */
 const stackNamePattern = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$/;
 
+/** Stacks that have a file. */
+export function stackNames(): string[] {
+  return readdirSync(root)
+    .flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? [])
+    .sort();
+}
+
 /** What the stack's checked-in file sets, without secrets and unchecked. @throws when there is no such stack. */
 export function stackValues(stackName: string): Record<string, unknown> {
   const file = `Pulumi.${stackName}.yaml`;
   if (!stackNamePattern.test(stackName) || !existsSync(join(root, file))) {
-    const known = readdirSync(root).flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? []);
     throw new Error(
-      `there is no stack ${JSON.stringify(stackName)}; there are ${known.sort().join(", ")}. A new one begins with a file Pulumi.<name>.yaml`,
+      `there is no stack ${JSON.stringify(stackName)}; there are ${stackNames().join(", ")}. A new one begins with a file Pulumi.<name>.yaml`,
     );
   }
   return ownValues(readStackFile(join(root, file)).config ?? {});
@@ -455,7 +461,7 @@ interface Resource {
   readonly urn: string;
   readonly type: string;
   readonly id?: string;
-  readonly inputs?: { readonly name?: string };
+  readonly inputs?: { readonly name?: string; readonly size?: number };
   protect?: boolean;
 }
 

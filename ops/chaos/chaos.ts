@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { Command } from "commander";
 import { labelOf, topologyOf } from "../../components/config.ts";
 import { buildImage } from "../../images/build.ts";
-import { alone } from "../command.ts";
+import { alone, parse } from "../command.ts";
 import { connect, reachOf } from "../daemon.ts";
 import { entry } from "../entry.ts";
 import { machine, putSection } from "../section.ts";
@@ -211,6 +211,6 @@ const program = new Command("chaos")
       run: () => chaos(order, names, options),
     });
   });
-await program.parseAsync();
+await parse(program);
 // The engine's connections would keep the process alive.
 process.exit();

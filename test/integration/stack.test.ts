@@ -542,7 +542,7 @@ describe.skipIf(!reachable)("a stack's life", () => {
   });
 
   it("leaves nothing behind", async () => {
-    expect(await succeeds("down", "-s", stackName)).toContain("everything is gone");
+    expect(await succeeds("down", "-s", stackName, "--yes")).toContain("everything is gone");
     expect(await inventory(docker, label)).toEqual({ containers: [], volumes: [], networks: [] });
     expect(await allVolumes()).toEqual(volumesBefore);
   });

@@ -81,7 +81,7 @@ function world(changes: Partial<Surroundings> = {}, resources = state()) {
       done.push(`replaced ${which.split("::").at(-1)}`);
       return Promise.resolve();
     },
-    confirm: () => Promise.resolve(true),
+    confirm: () => Promise.resolve(),
     print: () => undefined,
     ...changes,
   };
@@ -108,7 +108,7 @@ describe("replaceNode", () => {
       print: (line) => lines.push(line),
       confirm: () => {
         seen = lines.join("\n");
-        return Promise.resolve(true);
+        return Promise.resolve();
       },
     });
     await replaceNode(around, machine, keep);
@@ -118,8 +118,8 @@ describe("replaceNode", () => {
   });
 
   it("touches nothing unless it is confirmed", async () => {
-    const { around, done } = world({ confirm: () => Promise.resolve(false) });
-    await expect(replaceNode(around, machine, keep)).rejects.toThrow("not confirmed: nothing was touched");
+    const { around, done } = world({ confirm: () => Promise.reject(new Error("not confirmed")) });
+    await expect(replaceNode(around, machine, keep)).rejects.toThrow("not confirmed");
     expect(done).toEqual([]);
   });
 
