@@ -131,7 +131,9 @@ ${topology.clickhouse
 }
 
 /** users.d: one user with a password (as a hash), and no passwordless default user off this node. */
-export function renderClickhouseUsers(password: string): string {
+export function renderClickhouseUsers(topology: Topology, password: string): string {
+  // What two of three have survives the loss of either; a lone server of a test has nobody to wait for.
+  const quorum = Math.min(2, topology.clickhouse.length);
   const hash = createHash("sha256").update(password).digest("hex");
   return `<yandex>
   ${header}
@@ -141,8 +143,13 @@ export function renderClickhouseUsers(password: string): string {
       <!-- Write what was read from Kafka as it comes. 18.16 would collect it, commit the offsets, and write then: what
            can't be written, on a full disk, would be lost. -->
       <min_insert_block_size_rows>1</min_insert_block_size_rows>
-      <!-- A block whose copy ZooKeeper remembers would be dropped as stored, though the replica that stored it may be
-           lost, and what is read from Kafka again would be gone (decision 17). Readers see each event once all the same. -->
+      <!-- Offsets are committed once so many replicas have the block (decision 17): what one has just written may be in
+           no more than its page cache. Without a second replica after so many milliseconds it is read from Kafka again;
+           the default would be ten minutes. -->
+      <insert_quorum>${quorum}</insert_quorum>
+      <insert_quorum_timeout>20000</insert_quorum_timeout>
+      <!-- A block whose copy ZooKeeper remembers would be dropped as stored, though it may be the one whose quorum just
+           failed. Readers see each event once all the same (decision 10). -->
       <insert_deduplicate>0</insert_deduplicate>
       <!-- A replica that was cut off while it sent a part is given up after this long, and the part is fetched anew; the
            default would be half an hour (decision 15). -->
@@ -268,6 +275,11 @@ const waitingTables = feeds.filter(({ undatedOnly }) => !undatedOnly).map(({ tab
 /** The tables that hold data, by their names in the database. */
 export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
 
+/** Where ZooKeeper knows each of them. */
+export const tablePaths: Readonly<Record<string, string>> = Object.fromEntries(
+  feeds.map(({ table, path }) => [table, `${tablesPath}/${path}`]),
+);
+
 /** The most rows of a block that a queue reads; it is stored after stream_flush_interval_ms if that comes sooner. */
 const blockRows = 65536;
 
@@ -345,18 +357,8 @@ ORDER BY (${feed.key})`,
   ]);
 }
 
-/** A stored table, as bringing a lost replica back has to know it. */
-export interface LostFeed extends Reader {
-  readonly table: string;
-  /** Where ZooKeeper knows it. */
-  readonly path: string;
-  /** What reads its rows from Kafka once more, on one server, in a group of its own. */
-  readonly again: Intake;
-}
-
 /**
- * SQL: the queues of other releases, or their views, of one server. Made for the feeds by earlier releases, and by a
- * recovery that was interrupted.
+ * SQL: the queues of other releases, or their views, of one server.
  */
 export function staleIntakes(topology: Topology): { queues: string; views: string } {
   const intakes = currentIntakes(topology);
@@ -387,20 +389,6 @@ export const narrowTables = `SELECT name FROM system.tables WHERE database = '${
 /** SQL: gives such a table what it lacks, on all replicas. */
 export function widen(table: string): string {
   return `ALTER TABLE ${names.database}.${table} ADD COLUMN ${awaitsMark}`;
-}
-
-/** What bringing a lost replica back needs to know of each stored table. */
-export function lostFeeds(topology: Topology): LostFeed[] {
-  return feeds.map((feed) => {
-    const group = `${feed.group}-recovery`;
-    return {
-      table: feed.table,
-      path: `${tablesPath}/${feed.path}`,
-      topic: feed.topic,
-      group,
-      again: intakeOf(topology, feed, { suffix: "recovery", group, on: "" }),
-    };
-  });
 }
 
 /**
@@ -447,6 +435,10 @@ function joined(statements: readonly string[]): string {
   return statements.map((statement) => `${statement};\n`).join("\n");
 }
 
+/** Settings of a table, for servers that know them: what is inserted or fetched is synced before it counts as stored. */
+const syncing =
+  "fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1";
+
 /**
  * Shell, run inside a replica: the schema, then the views. A stack made when the tables were plain ones keeps those,
  * which know no FINAL, and so has no views.
@@ -457,6 +449,12 @@ export function renderSchemaScript(topology: Topology): string {
 ask() { clickhouse-client --query "$1" </dev/null; }
 clickhouse-client --multiquery <<SQL
 ${renderSchema(topology)}SQL
+# Newer servers can sync what they store; 18.16 leaves that to the kernel, and to the quorum (decision 17).
+if [ "$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'fsync_after_insert'")" = 1 ]; then
+  for table in ${storedTables.join(" ")}; do
+    ask "ALTER TABLE ${names.database}.$table ON CLUSTER ${names.clickhouseCluster} MODIFY SETTING ${syncing}" >/dev/null
+  done
+fi
 plain=$(ask "${plain}")
 if [ "$plain" != 0 ]; then
   echo "the tables were made by an earlier release and keep their engine: no views that show each event once"

@@ -65,7 +65,9 @@ export class ClickHouse extends pulumi.ComponentResource {
         "/etc/clickhouse-server/config.d/20-cluster.xml": password.apply((value) =>
           renderClickhouseCluster(topology, value),
         ),
-        "/etc/clickhouse-server/users.d/10-users.xml": password.apply(renderClickhouseUsers),
+        "/etc/clickhouse-server/users.d/10-users.xml": password.apply((value) =>
+          renderClickhouseUsers(topology, value),
+        ),
         "/etc/clickhouse-client/config.xml": password.apply(renderClickhouseClient),
       };
       for (const [file, text] of Object.entries(renderClickhouseConfig(topology, replica))) {

@@ -5,9 +5,11 @@ import { names, type Topology } from "../../components/topology.ts";
 import { usualSocket } from "../docker-engine.ts";
 import { noDisk, SmallDisk } from "./disk.ts";
 import { daemonBehind } from "./docker-daemon.ts";
+import { withHold } from "../hold.ts";
 import { type Card, cut, mend, refused } from "./network.ts";
+import { cutting, listing, unsyncedSeconds } from "./power.ts";
 import { type Fault, type Parts, placesOf, type Victim } from "./scenarios.ts";
-import { inNetwork, type Tools } from "./tools.ts";
+import { besideVolumes, inNetwork, type Tools } from "./tools.ts";
 
 /** It can't be done on this machine; nothing stays broken. */
 export class CannotBreak extends Error {}
@@ -167,6 +169,8 @@ export class Faults {
         return this.#cut(fault, parts);
       case "fill":
         return this.#fill(fault, parts);
+      case "cut the power":
+        return this.#cutPower(fault, parts);
       case "restart the daemon":
         return this.#restartDaemon();
     }
@@ -446,6 +450,46 @@ export class Faults {
           this.#docker("start", [name]),
         ].join(" && "),
     });
+    return at;
+  }
+
+  async #cutPower(fault: Extract<Fault, { do: "cut the power" }>, parts: Parts): Promise<number> {
+    const { topology, tools, lost } = this.#options;
+    const anchors = this.#anchorsOf(fault.victims, parts);
+    const containers = await this.#containersOf(fault.victims, parts);
+    const guests = containers.filter((name) => !anchors.includes(name));
+    const keepers = (["clickhouse", "kafka", "zookeeper"] as const).flatMap((keeper) =>
+      topology[keeper].flatMap(({ name }) => (containers.includes(name) ? [{ keeper, name }] : [])),
+    );
+    const disks = new Map<string, string>();
+    await every(keepers, async ({ keeper, name }) => {
+      disks.set(name, await besideVolumes(tools, name, listing(keeper)));
+    });
+    await sleep(unsyncedSeconds * 1000);
+    const rules = cut(await this.#cardsOf(anchors));
+    let at = Date.now();
+    // Nobody starts a machine that has no power.
+    await withHold(tools.docker, tools.label, () =>
+      this.#while(fault.seconds, {
+        start: async () => {
+          if (anchors.length > 0) at = await this.#drop(rules);
+          const killed = await this.#kill(containers);
+          if (anchors.length === 0) at = killed;
+          await every(keepers, async ({ keeper, name }) => {
+            const files = await besideVolumes(tools, name, cutting(keeper), disks.get(name));
+            this.#options.log(`${name}: ${files.trim()} files lost what was not synced`);
+          });
+          for (const node of anchors) lost(node, at);
+        },
+        undo: async () => {
+          await this.#start(anchors);
+          await this.#start(guests);
+          // An anchor that was never killed still has the rules.
+          await this.#mend(anchors);
+        },
+        byHand: () => this.#docker("start", [...anchors, ...guests]),
+      }),
+    );
     return at;
   }
 

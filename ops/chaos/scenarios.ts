@@ -3,6 +3,7 @@
 import { vrrpLimitMs } from "../../components/render/keepalived.ts";
 import { type Role, type Topology, zones } from "../../components/topology.ts";
 import { longestLeaseMs } from "../../services/witness/lease.ts";
+import { unsyncedSeconds } from "./power.ts";
 
 /** A part that is known only when the scenario begins. */
 export type Part =
@@ -60,6 +61,11 @@ export type Fault =
     }
   /** The disk of a replica's data is full for that long. */
   | { readonly do: "fill"; readonly victims: readonly Victim[]; readonly seconds: number }
+  /**
+   * The machine loses its power: SIGKILL, and what was written last and never synced is gone from its volumes
+   * (`power.ts`). It has power again `seconds` later.
+   */
+  | { readonly do: "cut the power"; readonly victims: readonly Victim[]; readonly seconds: number }
   /** The Docker daemon stops and starts, and every container with it. */
   | { readonly do: "restart the daemon" };
 
@@ -403,6 +409,21 @@ export function scenariosOf(topology: Topology): Scenario[] {
       steps: [[{ do: "kill", victims: [{ kind: "zone", which: zone }] }]],
       // Kept trivially where the holder is in another zone.
       promise: nodePromise,
+    });
+  }
+
+  const powerCuts: readonly (readonly [string, Victim, string])[] = [
+    ["clickhouse", replica("clickhouse", 2), "a ClickHouse replica"],
+    ["kafka", replica("kafka", "partition leader"), "the broker that leads partition 0 of the events"],
+    ["zookeeper", replica("zookeeper", "ZooKeeper's leader"), "ZooKeeper's leader"],
+    ["zone-2", { kind: "zone", which: 2 }, "zone 2"],
+  ];
+  for (const [name, victim, text] of powerCuts) {
+    found.push({
+      name: `${name}-power-cut`,
+      breaks: `${text} has no power for ${longSeconds} s, and what it had not synced of its last ${unsyncedSeconds} s is gone`,
+      heals: "when the fault ends",
+      steps: [[{ do: "cut the power", victims: [victim], seconds: longSeconds }]],
     });
   }
 

@@ -21,11 +21,38 @@ export interface Tools {
   readonly image: string;
 }
 
-const argumentsOf = ({ dockerHost, label }: Tools, container: string): string[] => [
+const limits = ({ dockerHost, label }: Tools): string[] => [
   ...["-H", dockerHost, "run", "--rm", "--label", `${chaosLabel}=${label}`],
-  ...[`--network=container:${container}`, "--cap-drop=ALL", "--security-opt=no-new-privileges"],
-  ...["--log-driver=none", "--memory=64m"],
+  ...["--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none", "--memory=64m"],
 ];
+
+const argumentsOf = (tools: Tools, container: string): string[] => [
+  ...limits(tools),
+  `--network=container:${container}`,
+];
+
+/** Runs a shell line as root beside a container, stopped or not, with its volumes. @param input of the line */
+export async function besideVolumes(
+  tools: Tools,
+  container: string,
+  line: string,
+  input = "",
+): Promise<string> {
+  const all = [...limits(tools), "--network=none", "--cap-add=DAC_OVERRIDE", "--volumes-from", container];
+  try {
+    const running = run("docker", [...all, "-i", tools.image, "sh", "-c", line], {
+      timeout: 60_000,
+      maxBuffer: 64 * 1024 * 1024,
+    });
+    running.child.stdin?.end(input);
+    return (await running).stdout;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    throw new Error(`beside the volumes of ${container}: ${(stderr?.trim() || message).split("\n").at(-1)}`, {
+      cause: error,
+    });
+  }
+}
 
 /** Runs a shell line in a node's network, with the right to change it. @throws with its own message */
 export async function inNetwork(tools: Tools, container: string, line: string): Promise<string> {

@@ -161,7 +161,7 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
   for (const replica of topology.clickhouse) {
     const files: Record<string, string> = {
       "/etc/clickhouse-server/config.d/20-cluster.xml": renderClickhouseCluster(topology, password),
-      "/etc/clickhouse-server/users.d/10-users.xml": renderClickhouseUsers(password),
+      "/etc/clickhouse-server/users.d/10-users.xml": renderClickhouseUsers(topology, password),
       "/etc/clickhouse-client/config.xml": renderClickhouseClient(password),
     };
     for (const [file, text] of Object.entries(renderClickhouseConfig(topology, replica))) {

@@ -53,7 +53,7 @@ const files: Record<string, string> = {
   "kafka-topics-check.sh": renderTopicsCheck(config.kafka),
   "clickhouse-entry.sh": renderClickhouseEntry(topology),
   "clickhouse-cluster.xml": renderClickhouseCluster(topology, "PASSWORD"),
-  "clickhouse-users.xml": renderClickhouseUsers("PASSWORD"),
+  "clickhouse-users.xml": renderClickhouseUsers(topology, "PASSWORD"),
   "clickhouse-client.xml": renderClickhouseClient("PASSWORD"),
   "clickhouse-schema.sh": renderSchemaScript(topology),
   "clickhouse-recovery.sh": renderRecovery(topology),
