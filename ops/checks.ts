@@ -12,7 +12,10 @@ import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
 import { names, type Node, type Replica, type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
+import { type Lag } from "../services/ingestor/feed-watch.ts";
 import { partitionsOn } from "./broker.ts";
+import { brokenParts, lostParts, waitingParts } from "./clickhouse-parts.ts";
+import { crashLoop, keepers, rebuildCommand } from "./crash-loops.ts";
 import { inContainer, type Reach, shell } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { type Answer, asked } from "./ledger.ts";
@@ -29,6 +32,8 @@ export interface CheckContext {
   readonly topology: Topology;
   readonly reach: Reach;
   readonly jwtSecret: string;
+  /** Its name, as commands take it. */
+  readonly stack: string;
 }
 
 /**
@@ -38,6 +43,9 @@ export interface CheckContext {
 const letGoSeconds = 70;
 /** So long its watchers may take to see that HAProxy is back, seconds. */
 const noticedSeconds = 5;
+
+/** So many events a consumer group may be behind: the guide's own limit. */
+const mostUnread = 1_000;
 
 /** How long the probe waits for one answer, seconds, and how often it asks. */
 const probeSeconds = 5;
@@ -77,6 +85,7 @@ export async function runChecks(
     return "running";
   };
 
+  const noticed = Math.min(patience, noticedSeconds);
   const results: Promise<CheckResult>[] = [];
   for (const node of topology.nodes) results.push(...look("node", node.name, () => running(node.name, node)));
   for (const zk of topology.zookeeper) {
@@ -105,6 +114,19 @@ export async function runChecks(
         ]);
         if (Number(active) !== topology.clickhouse.length) throw new Error(`sees ${active} active replicas`);
         return `sees ${active} active replicas`;
+      }),
+    );
+  }
+  for (const replica of topology.clickhouse) {
+    results.push(...look("parts", replica.name, () => within(noticed, () => allParts(context, replica))));
+  }
+  results.push(...look("consumer lag", "Kafka", () => within(noticed, () => consumerLag(context))));
+  for (const replica of keepers(topology)) {
+    results.push(
+      ...look("data", replica.name, async () => {
+        const why = await crashLoop(reach, replica, context.stack);
+        if (why !== undefined) throw new Error(why);
+        return running(replica.name, replica.node);
       }),
     );
   }
@@ -198,6 +220,72 @@ async function kafkaInSync({ config, topology, reach }: CheckContext): Promise<s
   );
   if (problems.length > 0) throw new Error(problems.join("; "));
   return wanted.map(([topic, { partitions }]) => `${topic}: ${partitions} partitions in sync`).join(", ");
+}
+
+/** Tries until it succeeds, for so many seconds. @throws what was wrong the last time */
+async function within<T>(seconds: number, look: () => Promise<T>): Promise<T> {
+  const began = Date.now();
+  for (;;) {
+    try {
+      return await look();
+    } catch (error) {
+      if (Date.now() - began >= seconds * 1000) throw error;
+      await sleep(500);
+    }
+  }
+}
+
+/** No part of a table is lost, broken, or waited for in vain. */
+async function allParts({ reach, stack }: CheckContext, replica: Replica): Promise<string> {
+  const lost = await lostParts(reach, replica);
+  if (lost.length > 0) {
+    throw new Error(
+      `lost for ever: ${some(lost)}: their rows are on no disk. Clients that still have them send them again (the name begins with their month); until ${replica.name} is restarted this stays here`,
+    );
+  }
+  const broken = await brokenParts(reach, replica);
+  const waiting = await waitingParts(reach, replica);
+  if (broken.length + waiting.length === 0) return "none is lost or broken";
+  throw new Error(
+    `${[...broken.map((part) => `broken: ${part}`), ...waiting.map((part) => `on no replica: ${part}`)].slice(0, 5).join("; ")}. If the others are well: ${rebuildCommand(stack, replica)}`,
+  );
+}
+
+function some(parts: readonly string[]): string {
+  return `${parts.slice(0, 5).join(", ")}${parts.length > 5 ? `, and ${parts.length - 5} more` : ""}`;
+}
+
+/** An ingestor is asked, which reaches every broker. */
+async function consumerLag({ topology, reach }: CheckContext): Promise<string> {
+  const errors: string[] = [];
+  for (const replica of topology.ingestor) {
+    let said: string;
+    try {
+      said = await inContainer(reach, replica, ["node", "bin/server.mjs", "lag"]);
+    } catch (error) {
+      errors.push((error as Error).message);
+      continue;
+    }
+    return renderLag(JSON.parse(said) as Lag[]);
+  }
+  throw new Error(errors.join("; "));
+}
+
+/** @throws where a group is too far behind, or Kafka has deleted what it had not read */
+export function renderLag(lags: readonly Lag[]): string {
+  const all = lags.map(
+    ({ group, unread, deletedUnread }) =>
+      `${group}: ${unread} unread${deletedUnread > 0 ? `, ${deletedUnread} deleted before it read them` : ""}`,
+  );
+  if (lags.some(({ deletedUnread }) => deletedUnread > 0))
+    throw new Error(
+      `${all.join("; ")}: Kafka keeps events for retentionHours only; clients that still have them send them again`,
+    );
+  if (lags.some(({ unread }) => unread > mostUnread))
+    throw new Error(
+      `${all.join("; ")} (allowed: ${mostUnread}): do all ClickHouse replicas run? What waits is not lost`,
+    );
+  return all.join("; ");
 }
 
 async function oneHolder({ topology, reach }: CheckContext): Promise<string> {

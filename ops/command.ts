@@ -16,15 +16,19 @@ export interface Command {
   /** Done after a Ctrl-C, before the command ends. @default nothing */
   readonly cleanUp?: () => Promise<void>;
   readonly run: () => Promise<void>;
+  /** What follows as a command of its own, when this one has given the stack back. @default nothing */
+  readonly next?: () => void;
 }
 
 /** Runs it, and sets the exit code: 1 for an error, 130 for a Ctrl-C. */
-export async function alone({ name, stack, whereItStands, cleanUp, run }: Command): Promise<void> {
+export async function alone({ name, stack, whereItStands, cleanUp, run, next }: Command): Promise<void> {
   const say = (line: string) => process.stderr.write(`${line}\n`);
   listen(say, whereItStands, cleanUp);
   try {
-    await take(lockOf(stack), name);
+    const release = await take(lockOf(stack), name);
     await run();
+    release();
+    next?.();
   } catch (error) {
     const stop = await interrupted();
     if (stop !== undefined) {

@@ -133,6 +133,7 @@ export function beyond(
 /** Checks about one replica or node; the others look at the platform as a whole, which notices a lost machine. */
 const single = new Set([
   "node",
+  "data",
   "zookeeper",
   "ingestor",
   "api",
@@ -264,6 +265,7 @@ async function main(stackName: string, alias: string, yes: boolean, lost: boolea
         topology,
         reach: await reachOf(config, stack),
         jwtSecret: await readSecret(stack, "jwtSecret"),
+        stack: stackName,
       }),
     plan: async (urn) => {
       const steps: Step[] = [];

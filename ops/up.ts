@@ -147,7 +147,9 @@ async function up(stackName: string): Promise<void> {
   print(progress.changes === 0 ? "nothing changed" : `${progress.changes} changes`);
   const jwtSecret = await readSecret(stack, "jwtSecret");
   const reach = await reachOf(config, stack);
-  const results = await stage("verify", () => runChecks({ config, topology, reach, jwtSecret }));
+  const results = await stage("verify", () =>
+    runChecks({ config, topology, reach, jwtSecret, stack: stackName }),
+  );
   print(renderResults(results));
   if (results.some((result) => !result.ok)) {
     throw new Error(

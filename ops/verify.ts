@@ -27,6 +27,7 @@ const program = new Command("verify")
         topology: topologyOf(config),
         reach: await reachOf(config, stack),
         jwtSecret: await readSecret(stack, "jwtSecret"),
+        stack: stackName,
       });
       process.stdout.write(`${json ? JSON.stringify(results, null, 2) : renderResults(results)}\n`);
       if (results.some((result) => !result.ok)) process.exitCode = 1;

@@ -97,6 +97,7 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
       topology,
       reach: await reachOf(config, stack),
       jwtSecret: await readSecret(stack, "jwtSecret"),
+      stack: stackName,
     },
     tools,
     log: print,

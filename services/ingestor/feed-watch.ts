@@ -70,7 +70,7 @@ export class FeedWatch {
   async check(): Promise<void> {
     const { warn } = this.#options;
     // A new one each time: the library's never forgets a connection that timed out, and old metadata mislead it.
-    const admin = this.#options.createAdmin?.() ?? this.#create();
+    const admin = this.#options.createAdmin?.() ?? careful(this.#options.brokers);
     try {
       this.#decide(await within(giveUpMs, this.#late(admin)));
       if (this.#failures >= tolerated) warn({}, "it is known again whether Kafka is read in time");
@@ -99,53 +99,114 @@ export class FeedWatch {
     this.#stands = stands;
   }
 
-  /**
-   * Who has not read something that is older than half the retention. The ends are asked for before the times, and the
-   * readers last, so that what arrives or is read meanwhile can't look like something old that nobody reads.
-   */
+  /** Who has not read something that is older than half the retention. */
   async #late(admin: FeedAdmin): Promise<Late[]> {
     const { readers, retentionHours } = this.#options;
     const halfMs = retentionHours * 1_800_000;
-    const partitions = await partitionsOf(admin, [...new Set(readers.map(({ topic }) => topic))]);
-    const offsets = (timestamp: bigint) => offsetsOf(admin, partitions, timestamp);
-    const [starts, ends] = await Promise.all([offsets(earliest), offsets(latest)]);
-    const firstYoung = await offsets(BigInt(Date.now() - halfMs));
-    const groups = await admin.listConsumerGroupOffsets({
-      groups: readers.map(({ group, topic }) => ({
-        groupId: group,
-        topics: [{ name: topic, partitionIndexes: [...partitions.get(topic)!] }],
-      })),
-    });
-    return readers.flatMap(({ group, topic }) => {
-      const said = groups.find(({ groupId }) => groupId === group)?.topics.find(({ name }) => name === topic);
+    const found = await placesOf(admin, readers, () => BigInt(Date.now() - halfMs));
+    return found.flatMap(({ reader: { group, topic }, partitions }) => {
       let messages = 0n;
-      for (const partition of partitions.get(topic)!) {
-        const at = `${topic}/${partition}`;
-        const committed = said?.partitions.find(({ partitionIndex }) => partitionIndex === partition);
-        if (!committed) throw new Error(`no answer about the place of ${group} in ${at}`);
-        // Before its first commit a group has -1; it begins where the partition does.
-        const next = largest(committed.committedOffset, starts.get(at)!);
-        const young = firstYoung.get(at)!;
-        // With -1 nothing is young, and everything up to the end is old.
-        const old = (young < 0n ? ends.get(at)! : young) - next;
+      for (const { start, end, since, committed } of partitions) {
+        // Before its first commit a group has -1; it begins where the partition does. With -1 nothing is young, and
+        // everything up to the end is old.
+        const old = (since < 0n ? end : since) - largest(committed, start);
         if (old > 0n) messages += old;
       }
       return messages > 0n ? [{ group, topic, messages: Number(messages) }] : [];
     });
   }
+}
 
-  #create(): FeedAdmin {
-    return new CarefulAdmin({
-      clientId: "siem-ingestor-feed-watch",
-      bootstrapBrokers: [...this.#options.brokers],
-      retries: false,
-      // One check, one view of the cluster.
-      metadataMaxAge: 2 * giveUpMs,
-      connectTimeout: 2_000,
-      requestTimeout: 8_000,
-      timeout: 6_000,
+/** How far a consumer group is behind. */
+export interface Lag extends Reader {
+  readonly unread: number;
+  /** What Kafka deleted before the group had read it, while it is still there. */
+  readonly deletedUnread: number;
+}
+
+/** What each group has yet to read at this moment. @throws when Kafka doesn't say */
+export async function lagOf(
+  brokers: readonly string[],
+  readers: readonly Reader[],
+  admin: FeedAdmin = careful(brokers),
+): Promise<Lag[]> {
+  try {
+    const found = await within(
+      giveUpMs,
+      placesOf(admin, readers, () => latest),
+    );
+    return found.map(({ reader: { group, topic }, partitions }) => {
+      let [unread, deletedUnread] = [0n, 0n];
+      for (const { start, end, committed } of partitions) {
+        const next = largest(committed, 0n);
+        if (start > next) deletedUnread += start - next;
+        // One that is ahead of a topic which was made anew has nothing to read.
+        if (end > largest(next, start)) unread += end - largest(next, start);
+      }
+      return { group, topic, unread: Number(unread), deletedUnread: Number(deletedUnread) };
     });
+  } finally {
+    admin.close().catch(() => undefined);
   }
+}
+
+/** Where a partition begins and ends, where it is at a time, and what a group has committed there; -1 for nothing. */
+interface Place {
+  readonly start: bigint;
+  readonly end: bigint;
+  readonly since: bigint;
+  readonly committed: bigint;
+}
+
+/**
+ * The partitions of each reader. The ends are asked for before the times, and the readers last, so that what arrives or
+ * is read meanwhile can't look like something old that nobody reads.
+ */
+async function placesOf(
+  admin: FeedAdmin,
+  readers: readonly Reader[],
+  time: () => bigint,
+): Promise<{ readonly reader: Reader; readonly partitions: readonly Place[] }[]> {
+  const partitions = await partitionsOf(admin, [...new Set(readers.map(({ topic }) => topic))]);
+  const offsets = (timestamp: bigint) => offsetsOf(admin, partitions, timestamp);
+  const [starts, ends] = await Promise.all([offsets(earliest), offsets(latest)]);
+  const since = await offsets(time());
+  const groups = await admin.listConsumerGroupOffsets({
+    groups: readers.map(({ group, topic }) => ({
+      groupId: group,
+      topics: [{ name: topic, partitionIndexes: [...partitions.get(topic)!] }],
+    })),
+  });
+  return readers.map((reader) => {
+    const { group, topic } = reader;
+    const said = groups.find(({ groupId }) => groupId === group)?.topics.find(({ name }) => name === topic);
+    return {
+      reader,
+      partitions: partitions.get(topic)!.map((partition) => {
+        const at = `${topic}/${partition}`;
+        const found = said?.partitions.find(({ partitionIndex }) => partitionIndex === partition);
+        if (!found) throw new Error(`no answer about the place of ${group} in ${at}`);
+        return {
+          ...{ start: starts.get(at)!, end: ends.get(at)!, since: since.get(at)! },
+          committed: found.committedOffset,
+        };
+      }),
+    };
+  });
+}
+
+/** An admin for one look. */
+function careful(brokers: readonly string[]): FeedAdmin {
+  return new CarefulAdmin({
+    clientId: "siem-ingestor-feed-watch",
+    bootstrapBrokers: [...brokers],
+    retries: false,
+    // One check, one view of the cluster.
+    metadataMaxAge: 2 * giveUpMs,
+    connectTimeout: 2_000,
+    requestTimeout: 8_000,
+    timeout: 6_000,
+  });
 }
 
 /** The library would throw out of a callback for a broker that its metadata don't have yet, and so end the process. */
