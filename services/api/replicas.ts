@@ -10,9 +10,8 @@ import {
 } from "@clickhouse/client";
 import { names } from "../../components/topology.ts";
 import type { Database } from "../common/env.ts";
-import { HttpError } from "../common/http.ts";
+import { clientGone, HttpError } from "../common/http.ts";
 import type { Statement } from "./query.ts";
-import { clientGone } from "./slots.ts";
 
 export type Row = Record<string, unknown>;
 

@@ -1,6 +1,6 @@
 // Bounds how many requests read the database at once, so that no tenant can use it up for the others.
 
-import { HttpError } from "../common/http.ts";
+import { clientGone, HttpError } from "../common/http.ts";
 
 export interface SlotLimits {
   /** Requests of all tenants that read at once. */
@@ -119,9 +119,4 @@ export class Slots {
     const message = `this tenant has ${perTenant} requests running here already; send fewer at once, and try again`;
     return new HttpError(429, "tenant_busy", message, {}, { "retry-after": "2" });
   }
-}
-
-/** Nobody reads this answer; it ends what the request still does. */
-export function clientGone(): HttpError {
-  return new HttpError(499, "client_gone", "the client has closed the connection");
 }

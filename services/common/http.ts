@@ -37,6 +37,11 @@ export class HttpError extends Error {
   }
 }
 
+/** Nobody reads this answer; it ends what the request still does. */
+export function clientGone(): HttpError {
+  return new HttpError(499, "client_gone", "the client has closed the connection");
+}
+
 /** How far a stop has come. */
 export interface Lifecycle {
   /** Set when a stop is asked for: health turns to 404 while requests are still served. */

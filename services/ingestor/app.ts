@@ -3,10 +3,22 @@
 import type { Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { type Keys, requireScope, tenantOf } from "../common/auth.ts";
-import { type ArrivalTimes, createServer, healthCode, type Lifecycle, onceClosed } from "../common/http.ts";
+import {
+  type ArrivalTimes,
+  clientGone,
+  createServer,
+  healthCode,
+  type Lifecycle,
+  onceClosed,
+} from "../common/http.ts";
+import { pause } from "../common/loop-share.ts";
 import { mediaTypes, parseBody, type MediaType } from "./body.ts";
 import { Intake, type Post } from "./intake.ts";
 import { type Parcel, type Pipeline } from "./pipeline.ts";
+import { Turns } from "./turns.ts";
+
+/** Bodies that are made into messages at once: meanwhile their events are in memory too, and no budget counts them. */
+const bodiesAtOnce = 4;
 
 export interface IngestorOptions {
   readonly pipeline: Pipeline;
@@ -33,12 +45,20 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
     posts.get(request)!.read(body),
   );
 
+  const bodies = new Turns(bodiesAtOnce);
+
   /** Its own function, so that nothing holds the body and its events while the messages wait for Kafka. */
-  const read = (request: FastifyRequest): { ids: string[]; parcel: Parcel } => {
+  const read = async (request: FastifyRequest): Promise<{ ids: string[]; parcel: Parcel }> => {
+    const post = posts.get(request)!;
+    const between = (): Promise<void> | undefined => {
+      if (post.isClosed) throw clientGone();
+      return pause();
+    };
     const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() as MediaType;
     const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
-    const events = parseBody(type, body, tenantOf(request), options.now?.() ?? new Date());
-    return { ids: events.map((event) => event.event_id), parcel: pipeline.pack(events) };
+    request.body = undefined;
+    const events = await parseBody(type, body, tenantOf(request), options.now?.() ?? new Date(), between);
+    return { ids: events.map((event) => event.event_id), parcel: await pipeline.pack(events, between) };
   };
 
   app.get("/health", async (_request, reply) => {
@@ -57,12 +77,15 @@ export function createIngestor(options: IngestorOptions): FastifyInstance {
         pipeline.admit();
         const post = intake.open(request.headers);
         posts.set(request, post);
-        onceClosed(request, reply, post.close);
+        onceClosed(request, reply, () => {
+          // It may still wait to be looked at.
+          request.body = undefined;
+          post.close();
+        });
       },
     },
     async (request, reply) => {
-      const { ids, parcel } = read(request);
-      request.body = undefined;
+      const { ids, parcel } = await bodies.run(() => read(request));
       posts.get(request)!.forgetBody();
       await pipeline.send(parcel);
       return reply.code(202).send({ accepted: ids.length, ids });

@@ -1,6 +1,7 @@
 // Joins the events of concurrent requests into few produce calls: one call per event manages 1k/s, batches 40k/s.
 
 import { HttpError } from "../common/http.ts";
+import type { Pause } from "../common/loop-share.ts";
 import type { Budget } from "./budget.ts";
 
 /** One Kafka message. */
@@ -18,7 +19,7 @@ const maxBatchBytes = 900_000;
 const lingerMs = 5;
 
 /** Size on the wire, with room for Kafka's framing. */
-function sizeOf(message: Message): number {
+export function sizeOf(message: Message): number {
   return Buffer.byteLength(message.value) + Buffer.byteLength(message.key) + 64;
 }
 
@@ -33,22 +34,29 @@ interface Batch {
 export class Batcher {
   readonly #publish: Publish;
   readonly #budget: Budget;
+  readonly #pause: Pause;
   #open: Batch | undefined;
   readonly #unsettled = new Set<Promise<void>>();
 
-  constructor(publish: Publish, budget: Budget) {
+  /** @param pause asked after each message: a batch that is full is sent at once, which is work */
+  constructor(publish: Publish, budget: Budget, pause: Pause) {
     this.#publish = publish;
     this.#budget = budget;
+    this.#pause = pause;
   }
 
   /**
    * Resolves when all of these messages are acknowledged; rejects when any is not.
+   * @param sizes what {@link sizeOf} says of each
    * @throws HttpError 429 when the queue has no room for all of them; then none is sent.
    */
-  async add(messages: readonly Message[]): Promise<void> {
-    const sizes = messages.map(sizeOf);
+  async add(messages: readonly Message[], sizes: readonly number[]): Promise<void> {
     if (!this.#budget.take(sizes.reduce((sum, size) => sum + size, 0))) throw queueFull();
-    const batches = new Set(messages.map((message, index) => this.#place(message, sizes[index]!)));
+    const batches = new Set<Batch>();
+    for (const [index, message] of messages.entries()) {
+      batches.add(this.#place(message, sizes[index]!));
+      await this.#pause();
+    }
     // Not before each has settled: whoever is told of a failure and sends all again finds the room free.
     const results = await Promise.allSettled([...batches].map((batch) => batch.done));
     const failed = results.find((result) => result.status === "rejected");

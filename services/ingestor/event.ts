@@ -44,6 +44,7 @@ export const eventColumns = {
 
 /** Fits into one batch for Kafka, and keeps a page of the API readable. */
 export const maxEventBytes = 256 * 1024;
+export const sizeRule = `at most ${maxEventBytes} are allowed as JSON`;
 export const maxLabelLength = 128;
 
 // Half of a surrogate pair is no character, but the rest of the text may matter: it is kept, with U+FFFD instead.
@@ -163,23 +164,20 @@ export function eventFromLine(line: string, tenant: TenantId, now: Date): SiemEv
 
 function readLine(line: string, now: Date, idTime?: number): LineFields {
   // Before it is parsed: what will be refused needs no work.
-  if (line.length > maxEventBytes) throw tooLarge({ raw_event: line });
+  if (line.length > maxEventBytes) throw tooLarge(`more than ${maxEventBytes}`);
   return parseLine(line, now, idTime === undefined ? now : new Date(idTime));
 }
 
 function limited(event: SiemEvent): SiemEvent {
   // A character takes at most six bytes of JSON and the other fields are short, so only long events are measured.
   if (event.raw_event.length < maxEventBytes / 8) return event;
-  if (Buffer.byteLength(JSON.stringify(event)) > maxEventBytes) throw tooLarge(event);
+  const bytes = Buffer.byteLength(JSON.stringify(event));
+  if (bytes > maxEventBytes) throw tooLarge(bytes);
   return event;
 }
 
-function tooLarge(event: Pick<SiemEvent, "raw_event">): InvalidEvent {
-  const bytes = Buffer.byteLength(JSON.stringify(event));
-  return new InvalidEvent(
-    "raw_event",
-    `the event has ${bytes} bytes as JSON; at most ${maxEventBytes} are allowed`,
-  );
+function tooLarge(bytes: number | string): InvalidEvent {
+  return new InvalidEvent("raw_event", `the event has ${bytes} bytes as JSON; ${sizeRule}`);
 }
 
 /** An id that tells the event's second, so that it is found without a search; the rest orders by arrival. */

@@ -16,6 +16,8 @@ export interface Post {
   /** The body is no longer needed. */
   readonly forgetBody: () => void;
   readonly close: () => void;
+  /** It was answered, or its client is gone. */
+  readonly isClosed: boolean;
 }
 
 /** Counts what all posts hold together. */
@@ -39,10 +41,15 @@ export class Intake {
     if (this.#posts >= this.#most) throw queueFull();
     this.#posts++;
     const share = new Share(this.#budget);
+    let isClosed = false;
     return {
       read: (body) => readAll(body, share),
       forgetBody: () => share.close(),
+      get isClosed() {
+        return isClosed;
+      },
       close: () => {
+        isClosed = true;
         share.close();
         this.#posts--;
       },

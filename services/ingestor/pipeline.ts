@@ -1,7 +1,8 @@
 // What every event goes through, however it came: rules, rows, batches, and Kafka's acknowledgement.
 
 import { HttpError } from "../common/http.ts";
-import { Batcher, type Message, type Publish } from "./batch.ts";
+import { pause, type Pause } from "../common/loop-share.ts";
+import { Batcher, type Message, type Publish, sizeOf } from "./batch.ts";
 import { Budget, maxHeldBytes } from "./budget.ts";
 import { alertId, eventColumns, type SiemEvent } from "./event.ts";
 import { type Columns, toRow } from "./row.ts";
@@ -18,6 +19,9 @@ export interface PipelineOptions {
   readonly maxHeldBytes?: number;
 }
 
+/** Each may be looked for among a thousand. */
+const settledAtOnce = 100;
+
 const alertColumns = {
   alert_id: "String",
   tenant_id: "String",
@@ -33,6 +37,8 @@ const alertColumns = {
 /** What Kafka is to hold of some events, all of it or nothing. */
 export interface Parcel {
   readonly messages: readonly Message[];
+  /** Their sizes. */
+  readonly sizes: readonly number[];
   /** What these events count towards bursts. */
   readonly counted: readonly Match[];
 }
@@ -49,7 +55,7 @@ export class Pipeline {
     this.#options = options;
     this.#engine = new RuleEngine(options.rules);
     this.budget = new Budget(options.maxHeldBytes ?? maxHeldBytes);
-    this.#batcher = new Batcher((messages) => options.publisher.publish(messages), this.budget);
+    this.#batcher = new Batcher((messages) => options.publisher.publish(messages), this.budget, pause);
   }
 
   /** Whether Kafka can be reached. */
@@ -68,20 +74,30 @@ export class Pipeline {
     if (this.feedStands) throw feedStands(this.#options.feed!.retentionHours);
   }
 
-  /** Applies the rules, and marks the events that one found. What comes out must be sent: until then it counts. */
-  pack(events: readonly SiemEvent[]): Parcel {
+  /**
+   * Applies the rules, and marks the events that one found. What comes out must be sent: until then it counts.
+   * @param between asked after each event
+   */
+  async pack(events: readonly SiemEvent[], between: Pause = pause): Promise<Parcel> {
     const { eventsTopic, alertsTopic } = this.#options;
     const counted: Match[] = [];
+    const messages: Message[] = [];
+    const sizes: number[] = [];
+    const add = (message: Message): void => {
+      messages.push(message);
+      sizes.push(sizeOf(message));
+    };
     try {
-      const messages = events.flatMap((event) => {
+      for (const event of events) {
         const finding = this.#engine.find(event, counted);
         if (finding) event.is_threat = 1;
-        const message = { topic: eventsTopic, key: event.event_id, value: toRow(eventColumns, event) };
-        return finding ? [message, alertMessage(alertsTopic, event, finding)] : [message];
-      });
-      return { messages, counted };
+        add({ topic: eventsTopic, key: event.event_id, value: toRow(eventColumns, event) });
+        if (finding) add(alertMessage(alertsTopic, event, finding));
+        await between();
+      }
+      return { messages, sizes, counted };
     } catch (error) {
-      this.#engine.settle(counted, false);
+      await this.#settle(counted, false);
       throw error;
     }
   }
@@ -91,16 +107,23 @@ export class Pipeline {
    * it is sent again.
    * @throws HttpError 429 when there is no room for it, 503 when Kafka didn't acknowledge each message
    */
-  async send({ messages, counted }: Parcel): Promise<void> {
+  async send({ messages, sizes, counted }: Parcel): Promise<void> {
     try {
       this.admit();
-      await this.#batcher.add(messages);
-      this.#engine.settle(counted, true);
+      await this.#batcher.add(messages, sizes);
     } catch (error) {
-      this.#engine.settle(counted, false);
+      await this.#settle(counted, false);
       if (error instanceof HttpError) throw error;
       const message = "Kafka did not acknowledge all events; send them all again";
       throw Object.assign(new HttpError(503, "not_acknowledged", message), { cause: error });
+    }
+    await this.#settle(counted, true);
+  }
+
+  async #settle(counted: readonly Match[], isKept: boolean): Promise<void> {
+    for (let at = 0; at < counted.length; at += settledAtOnce) {
+      this.#engine.settle(counted.slice(at, at + settledAtOnce), isKept);
+      await pause();
     }
   }
 

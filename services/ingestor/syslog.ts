@@ -420,7 +420,7 @@ export class SyslogListener {
           return [];
         }
       });
-    const parcel = pipeline.pack(eventsOf());
+    const parcel = await pipeline.pack(eventsOf());
     while (parcel.messages.length > 0) {
       try {
         await pipeline.send(parcel);

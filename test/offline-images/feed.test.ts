@@ -83,7 +83,8 @@ describe.skipIf(withoutDocker())("a feed that stands", () => {
       const raw_event = n < threats ? "a threat" : `job ${n}`;
       const threat = n < threats ? { source_type: "sshd", event_action: "failed_password" } : {};
       const event = { event_id: `event-${n}`, raw_event, ...threat };
-      messages.push(...pipeline.pack([eventFromJson(event, toTenantId(tenant), new Date())]).messages);
+      const made = eventFromJson(event, toTenantId(tenant), new Date());
+      messages.push(...(await pipeline.pack([made])).messages);
     }
     const sent: Record<string, number> = { [eventsTopic]: 0, [alertsTopic]: 0 };
     const partitions: Record<string, number> = { [eventsTopic]: 6, [alertsTopic]: 3 };

@@ -695,7 +695,7 @@ describe("acknowledgement", () => {
   it("sends nothing of a post that was read when the feed began to stand", async () => {
     feed.stands = true;
     await expect(
-      pipeline.send({ messages: [{ topic: "alerts", key: "k", value: "{}" }], counted: [] }),
+      pipeline.send({ messages: [{ topic: "alerts", key: "k", value: "{}" }], sizes: [1], counted: [] }),
     ).rejects.toMatchObject({
       status: 503,
       code: "feed_stands",

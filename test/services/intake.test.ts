@@ -51,9 +51,9 @@ describe("a body that was read", () => {
     const pipeline = new Pipeline({ publisher, rules, eventsTopic: "events", alertsTopic: "alerts" });
     const refs: WeakRef<object>[] = [];
     const pack = pipeline.pack.bind(pipeline);
-    pipeline.pack = (events) => {
+    pipeline.pack = (events, between) => {
       refs.push(new WeakRef(events));
-      return pack(events);
+      return pack(events, between);
     };
     const secret = "0123456789abcdef0123456789abcdef";
     const keys = { current: new TextEncoder().encode(secret) };
