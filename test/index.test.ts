@@ -1,9 +1,12 @@
 // The whole program under mocks: exact counts, unique names, and the inputs that matter.
 
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parseConfig } from "../components/config.ts";
 import { memoryLimits } from "../components/services/memory.ts";
 import { plan } from "../components/topology.ts";
+import { goDuration, nanoseconds } from "../offline/plugins/docker/duration.ts";
 import { namesOf } from "../ops/preflight.ts";
 import { addressLabel } from "../services/supervisor/labels.ts";
 import { type Registration, runProgram, testSecrets } from "./mocks.ts";
@@ -137,6 +140,34 @@ describe("the local stack", () => {
       ...{ "kafka-1": 4096, "kafka-2": 4096, "kafka-3": 4096 },
     };
     expect(Object.fromEntries([...weights].filter(([, weight]) => weight !== undefined))).toEqual(heavy);
+  });
+
+  it("leaves no image or daemon anything to fill in, and writes as Docker does: else no second `up` is empty", () => {
+    for (const { name, inputs } of containers()) {
+      const { healthcheck, capabilities } = inputs as {
+        healthcheck?: Record<string, unknown>;
+        capabilities: { adds?: readonly string[] };
+      };
+      for (const key of ["interval", "timeout", "startPeriod"]) {
+        if (healthcheck === undefined) continue;
+        const text = String(healthcheck[key] ?? "0s");
+        expect(text, `${name}: healthcheck.${key}`).toBe(goDuration(nanoseconds(text)));
+        // Docker takes what is zero from the image.
+        expect(nanoseconds(text), `${name}: healthcheck.${key}`).toBeGreaterThan(0);
+      }
+      if (healthcheck !== undefined) expect(healthcheck["retries"], name).toBeGreaterThan(0);
+      for (const capability of capabilities.adds ?? []) expect(capability, name).toMatch(/^CAP_/);
+      expect(inputs, name).not.toHaveProperty("platform");
+      expect(inputs["image"], name).toMatch(/^sha256:/);
+    }
+    // What this makes Docker 25 fill in, Docker 20 knows nothing of: no program can give it to both.
+    const folders = ["images", "offline/images"].map((path) => join(import.meta.dirname, "..", path));
+    const dockerfiles = folders
+      .flatMap((folder) => readdirSync(folder).map((name) => join(folder, name, "Dockerfile")))
+      .filter((file) => existsSync(file));
+    expect(dockerfiles.length).toBeGreaterThan(0);
+    for (const file of dockerfiles)
+      expect(readFileSync(file, "utf8"), file).not.toContain("--start-interval");
   });
 
   it("limits memory without swap, and rotates logs", () => {

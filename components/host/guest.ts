@@ -78,7 +78,14 @@ export function guest(name: string, args: GuestArgs, opts: pulumi.CustomResource
       ...(args.liveness === undefined
         ? {}
         : {
-            healthcheck: { tests: ["CMD", ...args.liveness], interval: "1m0s", timeout: "10s", retries: 3 },
+            // Docker fills what is zero here from the image's HEALTHCHECK, and Pulumi takes that for a change.
+            healthcheck: {
+              tests: ["CMD", ...args.liveness],
+              interval: "1m0s",
+              timeout: "10s",
+              startPeriod: "5s",
+              retries: 3,
+            },
           }),
       wait: false,
       destroyGraceSeconds: args.graceSeconds,

@@ -4,9 +4,10 @@
 import { createHash, randomBytes } from "node:crypto";
 import type { Failure, Props, ResourceKind } from "../plugins/server.ts";
 import { unknown } from "../plugins/server.ts";
-import { diffContainer, recorded, refreshed } from "../plugins/docker/container.ts";
-import { autoname, compare } from "../plugins/docker/naming.ts";
+import { containerRules } from "../plugins/docker/container.ts";
+import { imageRules } from "../plugins/docker/image.ts";
 import { networkRules } from "../plugins/docker/network.ts";
+import { plain } from "../plugins/docker/table.ts";
 import { volumeRules } from "../plugins/docker/volume.ts";
 import { dockerVolumeType, type Thing, unreachable, type World } from "./world.ts";
 
@@ -99,7 +100,6 @@ export function dockerKinds(world: World, connection: Connection): Record<string
       make(news: Props, host: string): { readonly id: string; readonly state: Props };
       /** @default it must be there to be removed */
       remove?(id: string, state: Props, host: string): void;
-      refreshed?(state: Props): Props;
       /** The real plugin's delete does not ask the daemon. */
       forgets?(state: Props): boolean;
     },
@@ -118,15 +118,14 @@ export function dockerKinds(world: World, connection: Connection): Record<string
       read: (id, state) =>
         settle(() =>
           ask({ op: "read", type, urn: "", id, inputs: {} }, (host) => ({
-            result:
-              world.find(type, id, host) === undefined ? undefined : (rules.refreshed?.(state) ?? state),
+            result: world.find(type, id, host) === undefined ? undefined : state,
           })),
         ),
       update: (id, state, news, { urn }) =>
         settle(() =>
           ask({ op: "update", type, urn, id, inputs: news }, (host) => {
             if (world.find(type, id, host) === undefined) throw new Error(`No such container: ${id}`);
-            const now = { ...state, ...news };
+            const now = { ...state, ...plain(news) };
             return { state: now, result: now };
           }),
         ),
@@ -144,9 +143,7 @@ export function dockerKinds(world: World, connection: Connection): Record<string
 
   return {
     [containerType]: kind(containerType, {
-      check: (news, olds, context) => ({ defaults: autoname(news, olds, context), failures: [] }),
-      diff: (state, news) => diffContainer(state, news),
-      refreshed,
+      ...containerRules,
       make(news, host) {
         const name = String(news["name"]);
         if (here(host, containerType).some((other) => other.state["name"] === name)) {
@@ -164,7 +161,7 @@ export function dockerKinds(world: World, connection: Connection): Record<string
             `Unable to start container: Error response from daemon: No such container: ${joined}`,
           );
         }
-        return { id: randomBytes(32).toString("hex"), state: { ...recorded(news), networkDatas: [] } };
+        return { id: randomBytes(32).toString("hex"), state: { ...plain(news), networkDatas: [] } };
       },
       // The real plugin's delete stops first if it was given a grace, and a stop of what is not there is an error.
       remove(id, state, host) {
@@ -182,7 +179,7 @@ export function dockerKinds(world: World, connection: Connection): Record<string
         id: String(news["name"]),
         state: {
           driver: "local",
-          ...news,
+          ...plain(news),
           mountpoint: `/var/lib/docker/volumes/${String(news["name"])}/_data`,
         },
       }),
@@ -199,28 +196,24 @@ export function dockerKinds(world: World, connection: Connection): Record<string
             `Unable to create network: Error response from daemon: network with name ${name} already exists`,
           );
         }
-        return { id: randomBytes(32).toString("hex"), state: { driver: "bridge", ...news, scope: "local" } };
+        return {
+          id: randomBytes(32).toString("hex"),
+          state: { driver: "bridge", ...plain(news), scope: "local" },
+        };
       },
       // The real plugin takes a network that is gone for removed.
       remove: () => undefined,
     }),
 
     [imageType]: kind(imageType, {
-      derived: ["imageId", "repoDigest"],
-      check: (news) => ({ failures: [] as Failure[], defaults: news }),
-      diff: (state, news) => ({
-        ...compare(
-          state,
-          news,
-          ["name", "keepLocally", "forceRemove", "pullTriggers", "triggers", "platform"],
-          ["keepLocally", "forceRemove"],
-        ),
-        deleteBeforeReplace: false,
-      }),
+      ...imageRules,
       make(news) {
         const name = String(news["name"]);
         const imageId = `sha256:${createHash("sha256").update(name).digest("hex")}`;
-        return { id: `${imageId}${name}`, state: { ...news, imageId, repoDigest: `${name}@${imageId}` } };
+        return {
+          id: `${imageId}${name}`,
+          state: { ...plain(news), imageId, repoDigest: `${name}@${imageId}` },
+        };
       },
       forgets: (state) => state["keepLocally"] === true,
     }),

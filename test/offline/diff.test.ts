@@ -4,14 +4,15 @@ import { describe, expect, it } from "vitest";
 import { diffCommand } from "../../offline/plugins/command/local.ts";
 import {
   containerKind,
+  containerRules,
+  type ContainerInputs,
   createRequest,
-  diffContainer,
-  recorded,
-  refreshed,
+  observed,
 } from "../../offline/plugins/docker/container.ts";
 import { checkConfig, Daemon } from "../../offline/plugins/docker/daemon.ts";
-import { canonicalDuration, nanoseconds } from "../../offline/plugins/docker/duration.ts";
-import { volumeKind } from "../../offline/plugins/docker/volume.ts";
+import { goDuration, nanoseconds } from "../../offline/plugins/docker/duration.ts";
+import { plain } from "../../offline/plugins/docker/table.ts";
+import { volumeRules } from "../../offline/plugins/docker/volume.ts";
 import type { Change, Props } from "../../offline/plugins/server.ts";
 import { conceal, reveal, unknown } from "../../offline/plugins/server.ts";
 
@@ -19,11 +20,15 @@ const base: Props = {
   name: "kafka-1",
   image: "sha256:abc",
   networkMode: "container:0123",
-  cpus: "0.5",
   memory: 512,
   memorySwap: 512,
   restart: "always",
   envs: ["A=1", "B=2"],
+  command: ["sh", "-c", "true"],
+  ports: [
+    { internal: 80, external: 8080 },
+    { internal: 90, external: 9090 },
+  ],
   healthcheck: { tests: ["CMD", "true"], interval: "1m0s" },
   capabilities: { adds: ["CAP_NET_ADMIN"] },
 };
@@ -39,60 +44,139 @@ function verdict(change: Change): Record<string, "replace" | "update"> {
     [...change.properties].map(([key, replace]) => [key, replace ? "replace" : "update"]),
   );
 }
-/** The second preview after a create with these inputs. */
-const second = (news: Props) => verdict(diffContainer(recorded(news), news));
-/** A preview after a create and a refresh. */
-const afterRefresh = (news: Props) => verdict(diffContainer(refreshed(recorded(news)), news));
+/** The inputs as the engine records them. */
+const checked = (news: Props): Props => ({
+  ...news,
+  ...containerRules.check(news, {}, context).defaults,
+});
+/** What a preview says, after this was recorded. */
+const preview = (recorded: Props, news: Props): ReturnType<typeof verdict> =>
+  verdict(containerRules.diff(recorded, checked(news), {}));
+const asGiven = plain(checked(base));
 
-describe("a second preview of a container", () => {
-  it("is empty when everything is written as Docker spells it, after a refresh too", () => {
-    expect(second(base)).toEqual({});
-    expect(afterRefresh(base)).toEqual({});
+it("what the program leaves out is filled in, and that it was is noted, at every level", () => {
+  const { defaults } = containerRules.check(
+    { name: "n", image: "i", ports: [{ internal: 80 }] },
+    {},
+    context,
+  );
+  expect(defaults).toMatchObject({
+    networkMode: "bridge",
+    mustRun: true,
+    waitTimeout: 60,
+    removeVolumes: true,
   });
-
-  it.each([
-    ["cpus", { cpus: "0.50" }, { cpus: "replace" }, { cpus: "replace" }],
-    ["platform", { platform: "linux/amd64" }, { platform: "replace" }, { platform: "replace" }],
-    ["memory alone", { memorySwap: undefined }, { memorySwap: "update" }, { memorySwap: "update" }],
-    [
-      "interval",
-      { healthcheck: { tests: ["CMD", "true"], interval: "60s" } },
-      { healthcheck: "update" },
-      { healthcheck: "update" },
-    ],
-    ["NET_ADMIN", { capabilities: { adds: ["NET_ADMIN"] } }, {}, { capabilities: "replace" }],
-  ])("has the real plugin's spurious change for %s", (_name, change, atOnce, refreshedToo) => {
-    const news = JSON.parse(JSON.stringify({ ...base, ...change })) as Props;
-    expect(second(news)).toEqual(atOnce);
-    expect(afterRefresh(news)).toEqual(refreshedToo);
-  });
+  expect(defaults?.["__defaults"]).toContain("networkMode");
+  expect(defaults?.["ports"]).toEqual([
+    { internal: 80, ip: "0.0.0.0", protocol: "tcp", __defaults: ["ip", "protocol"] },
+  ]);
+  // What is zero or false is never said to be filled in.
+  expect(defaults).not.toHaveProperty("healthcheck");
+  expect(defaults).not.toHaveProperty("wait");
 });
 
 describe("a change to a container", () => {
-  it.each([
+  it.each<[Props, Record<string, string>]>([
+    [{}, {}],
+    [{ envs: ["B=2", "A=1"] }, {}],
+    [{ ports: [...(base["ports"] as Props[])].reverse() }, {}],
+    [{ command: ["-c", "sh", "true"] }, { command: "replace" }],
     [{ envs: ["A=2", "B=2"] }, { envs: "replace" }],
     [{ labels: [{ label: "a", value: "b" }] }, { labels: "replace" }],
     [{ uploads: [{ file: "/x", content: "y" }] }, { uploads: "replace" }],
     [{ networkMode: unknown }, { networkMode: "replace" }],
+    [{ networkMode: undefined }, { networkMode: "replace" }],
     [{ restart: "no" }, { restart: "update" }],
+    [{ cpuShares: 2048 }, { cpuShares: "update" }],
     [
       { memory: 600, memorySwap: 600 },
       { memory: "update", memorySwap: "update" },
     ],
     [{ healthcheck: { tests: ["CMD", "false"], interval: "1m0s" } }, { healthcheck: "update" }],
-    [{ envs: ["B=2", "A=1"] }, {}],
+    // What is left out is the image's or the daemon's business.
+    [{ healthcheck: undefined, envs: undefined, command: undefined }, {}],
+    [
+      { memory: undefined, memorySwap: undefined },
+      { memory: "update", memorySwap: "update" },
+    ],
   ])("%j is %j", (change, expected) => {
-    expect(verdict(diffContainer(recorded(base), { ...base, ...change }))).toEqual(expected);
+    const news = Object.fromEntries(
+      Object.entries({ ...base, ...change }).filter(([, value]) => value !== undefined),
+    );
+    expect(preview(asGiven, news)).toEqual(expected);
   });
 
   it("deletes first if the name stays, and not if it changes", () => {
-    const news = { ...base, image: "sha256:def" };
-    expect(diffContainer(base, news).deleteBeforeReplace).toBe(true);
-    expect(diffContainer(base, { ...news, name: "other" }).deleteBeforeReplace).toBe(false);
+    const news = checked({ ...base, image: "sha256:def" });
+    expect(containerRules.diff(asGiven, news, {}).deleteBeforeReplace).toBe(true);
+    expect(containerRules.diff(asGiven, { ...news, name: "other" }, {}).deleteBeforeReplace).toBe(false);
+  });
+});
+
+describe("what Docker says of a container", () => {
+  const minute = 60e9;
+  const found = (change: { readonly config?: Props; readonly host?: Props; readonly running?: boolean }) =>
+    ({
+      Id: "0123",
+      Name: "/kafka-1",
+      Image: "sha256:abc",
+      State: { Running: change.running ?? true, ExitCode: 0 },
+      Config: {
+        Image: "sha256:abc",
+        Hostname: "h",
+        Cmd: base["command"],
+        Healthcheck: { Test: ["CMD", "true"], Interval: minute },
+        ...change.config,
+      },
+      HostConfig: {
+        NetworkMode: "container:0123",
+        RestartPolicy: { Name: "always" },
+        Memory: 512 * 1024 * 1024,
+        MemorySwap: 512 * 1024 * 1024,
+        CapAdd: ["CAP_NET_ADMIN"],
+        ...change.host,
+      },
+      NetworkSettings: {
+        Networks: {},
+        Ports:
+          change.running === false
+            ? {}
+            : {
+                "90/tcp": [{ HostIp: "0.0.0.0", HostPort: "9090" }],
+                "80/tcp": [{ HostIp: "0.0.0.0", HostPort: "8080" }],
+              },
+      },
+    }) as unknown as Parameters<typeof observed>[1];
+  const after = (change: Parameters<typeof found>[0], news = base) =>
+    preview(observed(plain(checked(news)), found(change)), news);
+
+  it("is no change where it is what was asked for", () => {
+    expect(after({})).toEqual({});
   });
 
-  it("replaces a container that was made but did not come up", () => {
-    expect(verdict(diffContainer({ ...base, __failed: "unhealthy" }, base))).toEqual({ __failed: "replace" });
+  it("is a change where the image filled something in", () => {
+    const Healthcheck = { Test: ["CMD", "true"], Interval: minute, StartPeriod: 5e9 };
+    expect(after({ config: { Healthcheck } })).toEqual({ healthcheck: "update" });
+    const { healthcheck: _none, ...without } = base;
+    expect(after({ config: { Healthcheck } }, without)).toEqual({});
+  });
+
+  it("is a change where Docker spells it otherwise", () => {
+    const healthcheck = { tests: ["CMD", "true"], interval: "60s" };
+    expect(after({}, { ...base, healthcheck })).toEqual({ healthcheck: "update" });
+    expect(after({ host: { NanoCpus: 5e8 } }, { ...base, cpus: "0.50" })).toEqual({ cpus: "replace" });
+    expect(after({ host: { NanoCpus: 5e8 } }, { ...base, cpus: "0.5" })).toEqual({});
+    expect(after({}, { ...base, capabilities: { adds: ["NET_ADMIN"] } })).toEqual({
+      capabilities: "replace",
+    });
+    const { memorySwap: _none, ...alone } = base;
+    expect(after({}, alone)).toEqual({ memorySwap: "update" });
+  });
+
+  it("is to be started again where it stands still, and to be made again where it has ports", () => {
+    const { ports: _none, ...portless } = base;
+    expect(after({ running: false }, portless)).toEqual({ mustRun: "update" });
+    expect(after({ running: false })).toEqual({ mustRun: "update", ports: "replace" });
   });
 });
 
@@ -102,9 +186,8 @@ describe("inputs of a container", () => {
 
   it("are refused by name when unknown, however deep", () => {
     expect(reasons({ ...base, gpus: "all" })).toEqual(["gpus"]);
-    expect(reasons({ ...base, mounts: [{ type: "bind", target: "/x", bogus: 1 }] })).toEqual([
-      "mounts[0].bogus",
-    ]);
+    expect(reasons({ ...base, volumes: [{ containerPath: "/x", bogus: 1 }] })).toEqual(["volumes[0].bogus"]);
+    expect(reasons({ image: "x" })).toEqual(["name"]);
   });
 
   it("are refused when wrong", () => {
@@ -112,7 +195,10 @@ describe("inputs of a container", () => {
     expect(reasons({ ...base, cpus: "many" })).toEqual(["cpus"]);
     expect(reasons({ ...base, healthcheck: { interval: "60" } })).toEqual(["healthcheck.interval"]);
     expect(reasons({ ...base, hostname: "x" })).toEqual(["hostname"]);
-    expect(reasons({ ...base, uploads: [{ file: "/x" }] })).toEqual(["uploads[0]"]);
+    expect(reasons({ ...base, networkMode: "host", uploads: [{ file: "/x" }] })).toEqual([
+      "uploads[0].content",
+    ]);
+    expect(reasons({ ...base, wait: true })).toEqual(["wait"]);
   });
 
   it("may be unknown while previewing", () => {
@@ -121,26 +207,22 @@ describe("inputs of a container", () => {
     );
   });
 
-  it("get a name made from the resource's, once", () => {
-    const first = kind.check({ image: "x" }, {}, context).defaults?.name;
-    expect(first).toMatch(/^kafka-1-[0-9a-f]{7}$/);
-    expect(kind.check({ image: "x" }, { name: first }, context).defaults?.name).toBe(first);
-  });
-
   it("become Docker's request with its units", () => {
-    const request = createRequest({
-      name: "n",
-      image: "i",
-      memory: 64,
-      memorySwap: -1,
-      cpus: "0.5",
-      healthcheck: { tests: ["CMD", "true"], interval: "1m30s" },
-      ports: [{ internal: 80, external: 8080, ip: "127.0.0.1" }],
-      volumes: [
-        { volumeName: "v", containerPath: "/v" },
-        { hostPath: "/h", containerPath: "/c", readOnly: true },
-      ],
-    });
+    const request = createRequest(
+      checked({
+        name: "n",
+        image: "i",
+        memory: 64,
+        memorySwap: -1,
+        cpus: "0.5",
+        healthcheck: { tests: ["CMD", "true"], interval: "1m30s" },
+        ports: [{ internal: 80, external: 8080, ip: "127.0.0.1" }],
+        volumes: [
+          { volumeName: "v", containerPath: "/v" },
+          { hostPath: "/h", containerPath: "/c", readOnly: true },
+        ],
+      }) as unknown as ContainerInputs,
+    );
     expect(request.HostConfig).toMatchObject({
       Memory: 64 * 1024 * 1024,
       MemorySwap: -1,
@@ -153,16 +235,15 @@ describe("inputs of a container", () => {
 });
 
 it("a changed label of a volume deletes it first, data and all", () => {
-  const kind = volumeKind(new Daemon());
   const old = { name: "data", labels: [{ label: "a", value: "1" }] };
-  const change = kind.diff(
+  const change = volumeRules.diff(
     { ...old, driver: "local" },
     { ...old, labels: [{ label: "a", value: "2" }] },
     old,
   );
   expect(verdict(change)).toEqual({ labels: "replace" });
   expect(change.deleteBeforeReplace).toBe(true);
-  expect(verdict(kind.diff({ ...old, driver: "local" }, old, old))).toEqual({});
+  expect(verdict(volumeRules.diff({ ...old, driver: "local" }, old, old))).toEqual({});
 });
 
 it("a command's triggers replace it, create before delete; other inputs update it", () => {
@@ -175,7 +256,8 @@ it("a command's triggers replace it, create before delete; other inputs update i
 });
 
 it("durations are spelled as Go spells them", () => {
-  expect(["60s", "10s", "1h", "90s", "500ms", "1.5s", "0s", "250us"].map(canonicalDuration)).toEqual([
+  const written = ["60s", "10s", "1h", "90s", "500ms", "1.5s", "0s", "250us"];
+  expect(written.map((text) => goDuration(nanoseconds(text)))).toEqual([
     "1m0s",
     "10s",
     "1h0m0s",

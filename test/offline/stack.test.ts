@@ -1,19 +1,35 @@
-// Proves the stand-ins with the real engine on a real Docker daemon: a small stack's whole life.
+// Proves the stand-ins with the real engine on a real Docker daemon: a small stack's whole life. It is their conformance
+// suite: what it expects was seen of the real plugin. To see it again, name that one's program:
+// SIEM_HA_DOCKER_PLUGIN=/path/to/pulumi-resource-docker npx vitest run --project unit test/offline/stack.test.ts
+// The real one is then also made to take over what the stand-in recorded, and the other way round.
 
 import { execFile, execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { OutputMap } from "@pulumi/pulumi/automation/index.js";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ensurePulumiCli } from "../../offline/cli.ts";
-import { ensurePlugins } from "../../offline/plugins.ts";
-import { image, type Options, type Request, secret } from "./engine.ts";
+import { ensurePlugins, installStandIn } from "../../offline/plugins.ts";
+import { packageVersion } from "../../offline/plugins/version.ts";
+import { healthImage, image, type Options, type Request, secret, type Step } from "./engine.ts";
 
 const run = promisify(execFile);
 const id = `siem-ha-offline-${process.pid}`;
 const label = { label: "siem-ha.stack", value: id };
+/** The real plugin's program, where it is to be had. */
+const real = process.env["SIEM_HA_DOCKER_PLUGIN"];
+const tested = real === undefined ? "stand-in" : "real";
 
 const missing = ((): string | undefined => {
   try {
@@ -37,64 +53,91 @@ const left = (): Promise<string[]> =>
     ].map((list) => sh(...list, "--filter", `label=${label.label}=${id}`)),
   );
 
-describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
-  const home = mkdtempSync(join(tmpdir(), "siem-ha-offline-"));
-  let options: Options = {};
-  const change = (to: Options): void => void (options = to);
-  const engine = async (
-    operation: string,
-  ): Promise<{ changes: Record<string, number>; outputs: OutputMap }> => {
-    const request: Request = { id, home, options };
-    const child = run(
-      process.execPath,
-      ["--import", "tsx", join(import.meta.dirname, "engine.ts"), operation],
-      {
-        maxBuffer: 64 * 1024 * 1024,
-      },
-    );
-    child.child.stdin?.end(JSON.stringify(request));
-    const { stdout } = await child;
-    return JSON.parse(stdout) as { changes: Record<string, number>; outputs: OutputMap };
-  };
-  const stack = {
-    up: () => engine("up"),
-    preview: () => engine("preview"),
-    refresh: () => engine("refresh"),
-    destroy: () => engine("destroy"),
-  };
-  const empty = { same: 8 };
-  // Not `exportStack`: that one decrypts.
-  const stateFile = (): string =>
-    readFileSync(join(home, ".pulumi", "stacks", "offline-kit", "offline.json"), "utf8");
+interface Result {
+  readonly changes: Record<string, number>;
+  readonly steps: Record<string, Step>;
+  readonly outputs: OutputMap;
+}
 
-  beforeAll(async () => {
-    const log = (line: string): void => console.info(line);
-    const cli = await ensurePulumiCli(log);
-    await ensurePlugins(log, home, cli.command.command);
-  }, 30 * 60_000);
+interface Recorded {
+  readonly urn: string;
+  readonly type: string;
+  readonly id?: string;
+  readonly inputs?: Record<string, unknown>;
+  readonly outputs?: Record<string, unknown>;
+}
 
-  afterAll(async () => {
-    await run("sh", ["-c", `docker ps -aq --filter label=${label.label}=${id} | xargs -r docker rm -fv`]);
-    await run("sh", [
-      "-c",
-      `docker volume ls -q --filter label=${label.label}=${id} | xargs -r docker volume rm`,
-    ]);
-    await run("sh", [
-      "-c",
-      `docker network ls -q --filter label=${label.label}=${id} | xargs -r docker network rm`,
-    ]);
-    rmSync(home, { recursive: true, force: true });
-  });
+const home = mkdtempSync(join(tmpdir(), "siem-ha-offline-"));
+let options: Options = {};
+const change = (to: Options): void => void (options = to);
+async function engine(operation: string): Promise<Result> {
+  const request: Request = { id, home, options };
+  const child = run(
+    process.execPath,
+    ["--import", "tsx", join(import.meta.dirname, "engine.ts"), operation],
+    { maxBuffer: 64 * 1024 * 1024 },
+  );
+  child.child.stdin?.end(JSON.stringify(request));
+  const { stdout } = await child;
+  return JSON.parse(stdout) as Result;
+}
+const stack = {
+  up: () => engine("up"),
+  preview: () => engine("preview"),
+  refresh: () => engine("refresh"),
+  destroy: () => engine("destroy"),
+};
+const empty = { same: 8 };
+// Not `exportStack`: that one decrypts.
+const stateFile = (): string =>
+  readFileSync(join(home, ".pulumi", "stacks", "offline-kit", "offline.json"), "utf8");
 
+/** Which Docker plugin the engine finds from now on. */
+async function use(kind: "stand-in" | "real"): Promise<void> {
+  const folder = join(home, "plugins", `resource-docker-v${packageVersion("@pulumi/docker")}`);
+  rmSync(folder, { recursive: true, force: true });
+  if (kind === "stand-in") return installStandIn(folder, "docker");
+  mkdirSync(folder, { recursive: true });
+  copyFileSync(real ?? "", join(folder, "pulumi-resource-docker"));
+  chmodSync(join(folder, "pulumi-resource-docker"), 0o755);
+}
+
+beforeAll(async () => {
+  if (missing !== undefined) return;
+  const log = (line: string): void => console.info(line);
+  const cli = await ensurePulumiCli(log);
+  await ensurePlugins(log, home, cli.command.command);
+  await use(tested);
+  const context = mkdtempSync(join(home, "image-"));
+  const dockerfile = `FROM ${image}\nHEALTHCHECK --interval=7s --timeout=6s --start-period=5s --retries=4 CMD ["true"]\n`;
+  writeFileSync(join(context, "Dockerfile"), dockerfile);
+  await sh("build", "--quiet", "--tag", healthImage(id), context);
+}, 30 * 60_000);
+
+afterAll(async () => {
+  if (missing !== undefined) return;
+  await run("sh", [
+    "-c",
+    `docker ps -aq --filter label=${label.label}=${id} | xargs -r docker rm -f;` +
+      `docker volume ls -q --filter label=${label.label}=${id} | xargs -r docker volume rm;` +
+      `docker network ls -q --filter label=${label.label}=${id} | xargs -r docker network rm;` +
+      `docker image rm ${healthImage(id)}`,
+  ]);
+  rmSync(home, { recursive: true, force: true });
+});
+
+const minutes = { timeout: 180_000 };
+
+describe.skipIf(missing !== undefined)(`a small stack on the ${tested} plugin`, () => {
   let first: Record<string, unknown>;
 
-  it("previews without a daemon", { timeout: 180_000 }, async () => {
+  it("previews without a daemon", minutes, async () => {
     change({ host: "tcp://127.0.0.1:9" });
     expect((await stack.preview()).changes).toEqual({ create: 8 });
     change({});
   });
 
-  it("comes up", { timeout: 180_000 }, async () => {
+  it("comes up", minutes, async () => {
     const result = await stack.up();
     expect(result.changes).toEqual({ create: 8 });
     first = values(result.outputs);
@@ -102,9 +145,11 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     expect(first.imageId).toMatch(/^sha256:/);
     expect(first.stdout).toBe(`in create:${secret}:`);
     expect(result.outputs.stdout?.secret).toBe(true);
-    expect(await sh("exec", `${id}-guest`, "cat", "/data/seen")).toBe(secret);
+    await expect.poll(() => sh("exec", `${id}-guest`, "cat", "/data/seen"), minutes).toBe(secret);
     expect(await sh("exec", `${id}-guest`, "stat", "-c", "%a", "/run/secret")).toBe("400");
     expect(await sh("exec", `${id}-guest`, "hostname")).toBe("node-1");
+    // It is born on the default bridge and joins its network afterwards.
+    expect(await sh("inspect", "-f", "{{.HostConfig.NetworkMode}}", `${id}-anchor`)).toBe("bridge");
   });
 
   it("keeps secrets out of the state", () => {
@@ -114,31 +159,78 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     expect(state).not.toContain(Buffer.from(secret).toString("base64"));
   });
 
-  it("is empty at the second up, and after a refresh", { timeout: 180_000 }, async () => {
+  it("records what Docker says, defaults and all", async () => {
+    await expect(describeState()).toMatchFileSnapshot("../golden/docker-state.json");
+  });
+
+  it("is empty at the second up, and after a refresh", minutes, async () => {
     expect((await stack.up()).changes).toEqual(empty);
     expect((await stack.refresh()).changes).toEqual(empty);
     expect((await stack.up()).changes).toEqual(empty);
     expect((await stack.preview()).changes).toEqual(empty);
+    await expect(describeState()).toMatchFileSnapshot("../golden/docker-state.json");
+  });
+
+  const guestAgain = { gate: { op: "replace", because: [] } };
+  it.each<[Options, Record<string, Step>]>([
+    [{ env: "two" }, { guest: { op: "replace", because: ["envs"] }, ...guestAgain }],
+    [{ guestLabel: "2" }, { guest: { op: "replace", because: ["labels"] }, ...guestAgain }],
+    [{ upload: "other" }, { guest: { op: "replace", because: ["uploads"] }, ...guestAgain }],
+    [{ startPeriod: "9s" }, { guest: { op: "update", because: ["healthcheck"] } }],
+    // The image's own, which Docker filled in: no change. With what this guest gave, it is one.
+    [{ startPeriod: "0s" }, { guest: { op: "update", because: ["healthcheck"] } }],
+    [{ tmpfs: "size=2m" }, { guest: { op: "update", because: ["tmpfs"] } }],
+    [{ cpuShares: 2048 }, { guest: { op: "update", because: ["cpuShares"] } }],
+    [{ memory: 48 }, { anchor: { op: "update", because: ["memory", "memorySwap"] } }],
+    [{ restart: "no" }, { anchor: { op: "update", because: ["restart"] } }],
+  ])("plans the real plugin's steps for %j", minutes, async (to, steps) => {
+    change(to);
+    expect((await stack.preview()).steps).toEqual(steps);
+    change({});
+  });
+
+  it("plans replacements for a port, a subnet and a volume's label", minutes, async () => {
+    change({ port: 42815, subnet: "172.31.214", volumeLabel: "2" });
+    const { steps } = await stack.preview();
+    expect(steps).toMatchObject({
+      net: { op: "replace", because: ["ipamConfigs"] },
+      data: { op: "replace", because: ["labels"] },
+      anchor: { op: "replace", because: ["hosts", "networksAdvanced", "ports"] },
+      guest: { op: "replace" },
+      gate: { op: "replace" },
+    });
+    change({});
+  });
+
+  it("has the real plugin's spurious changes for what must not be written so", minutes, async () => {
+    change({ sloppy: true });
+    await stack.up();
+    expect((await stack.preview()).steps).toEqual({
+      sloppy: { op: "replace", because: ["cpus", "healthcheck", "memorySwap"] },
+    });
+    await stack.refresh();
+    expect((await stack.preview()).steps).toEqual({
+      sloppy: { op: "replace", because: ["capabilities", "cpus", "healthcheck", "memorySwap"] },
+    });
+    change({});
+    expect((await stack.up()).changes).toMatchObject({ delete: 1 });
+  });
+
+  it("updates memory in place, and reruns a changed command with its old output", minutes, async () => {
+    change({ memory: 48, update: 'echo "again:$PULUMI_COMMAND_STDOUT"' });
+    const result = await stack.up();
+    expect(result.changes).toEqual({ same: 6, update: 2 });
+    expect(values(result.outputs).stdout).toBe(`again:in create:${secret}:`);
+    expect(values(result.outputs).anchor).toBe(first.anchor);
+    expect(await sh("inspect", "-f", "{{.HostConfig.Memory}}", `${id}-anchor`)).toBe(
+      String(48 * 1024 * 1024),
+    );
+    expect((await stack.up()).changes).toEqual(empty);
   });
 
   it(
-    "updates memory in place, and reruns a changed command with its old output",
-    { timeout: 180_000 },
-    async () => {
-      change({ memory: 48, update: 'echo "again:$PULUMI_COMMAND_STDOUT"' });
-      const result = await stack.up();
-      expect(result.changes).toEqual({ same: 6, update: 2 });
-      expect(values(result.outputs).stdout).toBe(`again:in create:${secret}:`);
-      expect(values(result.outputs).anchor).toBe(first.anchor);
-      expect(await sh("inspect", "-f", "{{.HostConfig.Memory}}", `${id}-anchor`)).toBe(
-        String(48 * 1024 * 1024),
-      );
-    },
-  );
-
-  it(
     "replaces a guest whose environment changed, gracefully, and the gate it triggers",
-    { timeout: 180_000 },
+    minutes,
     async () => {
       change({ memory: 48, update: "true", env: "two" });
       const result = await stack.up();
@@ -148,23 +240,21 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     },
   );
 
-  it("sees after a refresh what happened outside", { timeout: 180_000 }, async () => {
+  it("sees after a refresh what happened outside", minutes, async () => {
     await sh("rm", "-f", `${id}-guest`);
     expect((await stack.preview()).changes).toEqual(empty);
     expect((await stack.refresh()).changes).toMatchObject({ delete: 1 });
-    await stack.up();
-    const anchor = await sh("inspect", "-f", "{{.Id}}", `${id}-anchor`);
-    await sh("rm", "-f", `${id}-guest`);
-    await sh("stop", "-t", "0", `${id}-anchor`);
+    expect((await stack.up()).changes).toMatchObject({ create: 1 });
+    await sh("stop", "-t", "1", `${id}-guest`);
+    const guest = await sh("inspect", "-f", "{{.Id}}", `${id}-guest`);
     await stack.refresh();
-    const result = await stack.up();
-    expect(result.changes).toMatchObject({ update: 1, create: 1 });
-    expect(values(result.outputs).anchor).toBe(anchor);
-    expect(await sh("inspect", "-f", "{{.State.Running}}", `${id}-anchor`)).toBe("true");
+    expect((await stack.preview()).steps).toEqual({ guest: { op: "update", because: ["mustRun"] } });
+    expect(values((await stack.up()).outputs).guest).toBe(guest);
+    expect(await sh("inspect", "-f", "{{.State.Running}}", `${id}-guest`)).toBe("true");
     expect((await stack.up()).changes).toEqual(empty);
   });
 
-  it("records a guest that did not come up, and replaces it next time", { timeout: 180_000 }, async () => {
+  it("records a guest that did not come up, and deals with it next time", minutes, async () => {
     change({ memory: 48, update: "true", env: "two", brokenGuest: true });
     await expect(stack.up()).rejects.toThrow(/Unable to start container/);
     expect(stateFile()).toContain("initErrors");
@@ -174,7 +264,7 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     expect((await stack.up()).changes).toEqual(empty);
   });
 
-  it("loses a volume's data when its label changes, while up stays green", { timeout: 180_000 }, async () => {
+  it("loses a volume's data when its label changes, while up stays green", minutes, async () => {
     const guest = `${id}-guest`;
     await sh("exec", guest, "sh", "-c", "echo precious > /data/precious");
     change({ memory: 48, update: "true", env: "two", volumeLabel: "2" });
@@ -182,17 +272,17 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     await expect(sh("exec", guest, "cat", "/data/precious")).rejects.toThrow(/No such file/);
   });
 
-  it("refuses an input it does not know, by name", { timeout: 180_000 }, async () => {
+  it.skipIf(tested === "real")("refuses an input it does not know, by name", minutes, async () => {
     change({ memory: 48, update: "true", env: "two", volumeLabel: "2", unknownField: true });
     await expect(stack.preview()).rejects.toThrow(/has no "gpus"/);
   });
 
-  it("fails a command with what it said on stderr", { timeout: 180_000 }, async () => {
+  it("fails a command with what it said on stderr", minutes, async () => {
     change({ memory: 48, env: "two", volumeLabel: "2", update: "echo broken-gate >&2; exit 3" });
     await expect(stack.up()).rejects.toThrow(/exit status 3[\s\S]*broken-gate/);
   });
 
-  it("does not take over a leftover of the same name", { timeout: 180_000 }, async () => {
+  it("does not take over a leftover of the same name", minutes, async () => {
     change({ memory: 48, update: "true", env: "two", volumeLabel: "2" });
     await stack.up();
     await sh("rename", `${id}-guest`, `${id}-away`);
@@ -202,8 +292,89 @@ describe.skipIf(missing !== undefined)("a small stack on the stand-ins", () => {
     await sh("rm", "-f", `${id}-guest`);
   });
 
-  it("goes down and leaves nothing", { timeout: 180_000 }, async () => {
+  it("goes down and leaves nothing", minutes, async () => {
+    await stack.destroy();
+    expect(await left()).toEqual(["", "", ""]);
+  });
+
+  it("makes a protected anchor again that could not start, once its leftover is gone", minutes, async () => {
+    const server = createServer().listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const { port } = server.address() as { port: number };
+    change({ protect: true, port });
+    await expect(stack.up()).rejects.toThrow(/Unable to start container/);
+    await new Promise((resolve) => server.close(resolve));
+    // By itself the engine can't go on: it would have to replace what is protected.
+    await stack.refresh();
+    await expect(stack.up()).rejects.toThrow(/protect/);
+    // So `npm run up` removes what Docker never started (ops/leftovers.ts), and the refresh forgets it.
+    expect(await sh("inspect", "-f", "{{.State.Status}}", `${id}-anchor`)).toBe("created");
+    await sh("rm", `${id}-anchor`);
+    await stack.refresh();
+    await stack.up();
+    expect((await stack.up()).changes).toEqual(empty);
+    change({ port });
+    await stack.up();
+    await stack.destroy();
+  });
+});
+
+describe.skipIf(missing !== undefined || real === undefined)("state that another plugin recorded", () => {
+  it.each([
+    ["stand-in", "real"],
+    ["real", "stand-in"],
+  ] as const)("by the %s is no change to the %s", { timeout: 600_000 }, async (before, after) => {
+    await use(before);
+    change({});
+    await stack.up();
+    await use(after);
+    expect((await stack.preview()).steps).toEqual({});
+    expect((await stack.up()).changes).toEqual(empty);
+    expect((await stack.refresh()).changes).toEqual(empty);
+    expect((await stack.preview()).steps).toEqual({});
     await stack.destroy();
     expect(await left()).toEqual(["", "", ""]);
   });
 });
+
+/** What the state holds of Docker's things, without what differs from run to run, and without what says nothing. */
+function describeState(): string {
+  const { checkpoint } = JSON.parse(stateFile()) as { checkpoint: { latest: { resources: Recorded[] } } };
+  const docker = checkpoint.latest.resources.filter(({ type }) => type.startsWith("docker:"));
+  const names = new Map(docker.map(({ id: made, urn }) => [made ?? "", `<${urn.split("::").at(-1)}>`]));
+  const settled = (key: string, value: unknown): unknown => {
+    if (typeof value === "string") {
+      for (const [made, name] of names) value = (value as string).replaceAll(made, name);
+      return (value as string)
+        .replaceAll(id, "ID")
+        .replace(/^sha256:[0-9a-f]{64}/, "<image>")
+        .replace(/^[0-9a-f]{12}$/, "<short id>");
+    }
+    if (key === "macAddress") return undefined;
+    if (value === null || value === 0 || value === false) return undefined;
+    if (Array.isArray(value)) {
+      const items = value.map((item) => settled(key, item));
+      const sorted = key === "command" || key === "tests" ? items : items.sort(byText);
+      return items.length === 0 ? undefined : sorted;
+    }
+    if (typeof value !== "object") return value;
+    if ("4dabf18193072939515e22adb298388d" in value) return "<secret>";
+    const entries = Object.entries(value)
+      .filter(([name]) => !name.startsWith("__") || name === "__defaults")
+      .map(([name, item]) => [name, settled(name, item)] as const)
+      .filter(([name, item]) => item !== undefined && item !== "" && !ofDocker.includes(name))
+      .sort(([one], [other]) => (one < other ? -1 : 1));
+    return entries.length === 0 && key !== "" ? undefined : Object.fromEntries(entries);
+  };
+  const described = docker.map(({ urn, inputs, outputs }) => [
+    urn.split("::").at(-1),
+    { inputs: settled("", inputs), outputs: settled("", outputs) },
+  ]);
+  return `${JSON.stringify(Object.fromEntries(described.sort(byText)), undefined, 2)}\n`;
+}
+
+const byText = (one: unknown, other: unknown): number =>
+  JSON.stringify(one) < JSON.stringify(other) ? -1 : 1;
+
+/** Outputs that no input answers to: each version of Docker has its own. */
+const ofDocker: readonly string[] = [];

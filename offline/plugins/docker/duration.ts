@@ -25,9 +25,8 @@ export function nanoseconds(text: string): number {
   );
 }
 
-/** The duration as Go prints it: `60s` becomes `1m0s`. */
-export function canonicalDuration(text: string): string {
-  const total = nanoseconds(text);
+/** Nanoseconds as Go prints them: sixty seconds are `1m0s`. */
+export function goDuration(total = 0): string {
   if (total === 0) return "0s";
   if (total < 1e9) {
     for (const unit of ["ms", "us"] as const) {

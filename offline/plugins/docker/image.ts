@@ -1,24 +1,28 @@
 // docker:index/remoteImage:RemoteImage: an image that is here already, or is pulled.
 
 import type { Props, ResourceKind } from "../server.ts";
-import type { Fields } from "../shape.ts";
-import { refuse } from "../shape.ts";
 import type { Daemon } from "./daemon.ts";
 import { daemonMessage, orGone, whileBusy } from "./daemon.ts";
-import { compare } from "./naming.ts";
+import { plain, rules } from "./table.ts";
 
 interface Found {
   readonly Id: string;
   readonly RepoDigests?: readonly string[];
 }
 
-const fields: Fields = {
-  name: "string",
-  keepLocally: "boolean",
-  forceRemove: "boolean",
-  pullTriggers: { list: "string" },
-  triggers: "map",
-};
+/** What of an image is decided without a daemon. One image can carry two names, so nothing has to go first. */
+export const imageRules: Pick<ResourceKind, "check" | "diff" | "derived"> = (() => {
+  const { check, diff } = rules(
+    "docker.RemoteImage",
+    { name: { shape: "string" }, keepLocally: { shape: "boolean", inPlace: true } },
+    ["name"],
+  );
+  return {
+    derived: ["imageId", "repoDigest"],
+    check,
+    diff: (state, news, olds) => ({ ...diff(state, news, olds), deleteBeforeReplace: false }),
+  };
+})();
 
 /** The image type on one daemon. */
 export function imageKind(daemon: Daemon): ResourceKind {
@@ -37,25 +41,12 @@ export function imageKind(daemon: Daemon): ResourceKind {
   }
 
   return {
-    derived: ["imageId", "repoDigest"],
-    check: (news) => ({
-      failures: [
-        ...refuse(news, fields, "docker.RemoteImage"),
-        ...(news.name === undefined
-          ? [{ property: "name", reason: 'docker.RemoteImage needs a "name", such as "busybox:1.36.1"' }]
-          : []),
-      ],
-    }),
-    // One image can carry two names, so nothing has to go before its replacement comes.
-    diff: (state, news) => ({
-      ...compare(state, news, Object.keys(fields), ["keepLocally", "forceRemove"]),
-      deleteBeforeReplace: false,
-    }),
+    ...imageRules,
 
     async create(news) {
       const name = String(news.name);
       const found = await present(name);
-      return { id: `${found.Id}${name}`, state: { ...news, ...observed(found) } };
+      return { id: `${found.Id}${name}`, state: { ...plain(news), ...observed(found) } };
     },
 
     async read(_id, state) {
@@ -64,16 +55,14 @@ export function imageKind(daemon: Daemon): ResourceKind {
     },
 
     async update(_id, _state, news) {
-      return { ...news, ...observed(await present(String(news.name))) };
+      return { ...plain(news), ...observed(await present(String(news.name))) };
     },
 
     async delete(_id, state) {
       if (state.keepLocally === true) return;
       const image = daemon.docker.getImage(String(state.name));
       try {
-        await whileBusy(`image ${String(state.name)}`, 5, () =>
-          image.remove({ force: state.forceRemove === true }),
-        );
+        await whileBusy(`image ${String(state.name)}`, 5, () => image.remove());
       } catch (error) {
         throw new Error(`Unable to remove Docker image: ${daemonMessage(error)}`, { cause: error });
       }

@@ -1,20 +1,16 @@
 // docker:index/network:Network. Every input forces a replacement.
 
+import type Docker from "dockerode";
 import type { Props, ResourceKind } from "../server.ts";
-import type { Fields } from "../shape.ts";
 import type { Daemon } from "./daemon.ts";
 import { daemonMessage, orGone, whileBusy } from "./daemon.ts";
-import { replacedRules } from "./naming.ts";
+import { plain, rules } from "./table.ts";
 
 interface Inputs {
   readonly name: string;
   readonly driver?: string;
-  readonly attachable?: boolean;
-  readonly ingress?: boolean;
   readonly internal?: boolean;
-  readonly ipv6?: boolean;
-  readonly ipamDriver?: string;
-  readonly ipamOptions?: Record<string, string>;
+  readonly ipamDriver: string;
   readonly ipamConfigs?: readonly {
     readonly subnet?: string;
     readonly gateway?: string;
@@ -22,49 +18,68 @@ interface Inputs {
     readonly auxAddress?: Record<string, string>;
   }[];
   readonly labels?: readonly { readonly label: string; readonly value: string }[];
-  readonly options?: Record<string, string>;
 }
 
-const fields: Fields = {
-  name: "string",
-  driver: "string",
-  attachable: "boolean",
-  ingress: "boolean",
-  internal: "boolean",
-  ipv6: "boolean",
-  ipamDriver: "string",
-  ipamOptions: "map",
-  ipamConfigs: {
-    list: { fields: { subnet: "string", gateway: "string", ipRange: "string", auxAddress: "map" } },
-  },
-  labels: { list: { fields: { label: "string", value: "string" } } },
-  options: "map",
-};
-
 /** What of a network is decided without a daemon. */
-export const networkRules = replacedRules("docker.Network", fields, ["labels", "ipamConfigs"]);
+export const networkRules = rules(
+  "docker.Network",
+  {
+    name: { shape: "string" },
+    driver: { shape: "string", computed: true },
+    internal: { shape: "boolean", computed: true },
+    ipamDriver: { shape: "string", fill: "default" },
+    ipamConfigs: {
+      shape: {
+        list: { fields: { subnet: "string", gateway: "string", ipRange: "string", auxAddress: "map" } },
+      },
+      computed: true,
+    },
+    labels: { shape: { list: { fields: { label: "string", value: "string" } } } },
+  },
+  ["name"],
+);
+
+/** What Docker says of a network, as the real plugin records it. */
+export function observed(found: Docker.NetworkInspectInfo): Props {
+  return {
+    __meta: JSON.stringify({ schema_version: "1" }),
+    name: found.Name,
+    driver: found.Driver,
+    internal: found.Internal,
+    attachable: found.Attachable,
+    ingress: found.Ingress,
+    ipv6: found.EnableIPv6,
+    ipamDriver: found.IPAM?.Driver,
+    ipamOptions: found.IPAM?.Options ?? {},
+    ipamConfigs: (found.IPAM?.Config ?? []).map((config) => ({
+      subnet: config.Subnet,
+      gateway: config.Gateway,
+      ipRange: config.IPRange,
+      auxAddress: config.AuxiliaryAddresses,
+    })),
+    labels: Object.entries(found.Labels ?? {}).map(([label, value]) => ({ label, value })),
+    options: found.Options ?? {},
+    scope: found.Scope,
+  };
+}
 
 /** The network type on one daemon. */
 export function networkKind(daemon: Daemon): ResourceKind {
+  const inspect = (id: string): Promise<Docker.NetworkInspectInfo> => daemon.docker.getNetwork(id).inspect();
   return {
     ...networkRules,
 
     async create(news) {
-      const inputs = news as unknown as Inputs;
+      const inputs = plain(news) as unknown as Inputs;
       try {
         const network = await daemon.docker.createNetwork({
           Name: inputs.name,
           CheckDuplicate: true,
-          Driver: inputs.driver ?? "bridge",
+          ...(inputs.driver !== undefined && { Driver: inputs.driver }),
           Internal: inputs.internal ?? false,
-          Attachable: inputs.attachable ?? false,
-          Ingress: inputs.ingress ?? false,
-          EnableIPv6: inputs.ipv6 ?? false,
-          Options: inputs.options ?? {},
           Labels: Object.fromEntries((inputs.labels ?? []).map(({ label, value }) => [label, value])),
           IPAM: {
-            Driver: inputs.ipamDriver ?? "default",
-            Options: inputs.ipamOptions ?? {},
+            Driver: inputs.ipamDriver,
             Config: (inputs.ipamConfigs ?? []).map(({ subnet, gateway, ipRange, auxAddress }) => ({
               ...(subnet !== undefined && { Subnet: subnet }),
               ...(gateway !== undefined && { Gateway: gateway }),
@@ -73,21 +88,18 @@ export function networkKind(daemon: Daemon): ResourceKind {
             })),
           },
         });
-        const found = (await network.inspect()) as { Id: string; Driver: string; Scope: string };
-        return { id: found.Id, state: { ...news, driver: found.Driver, scope: found.Scope } };
+        return { id: network.id, state: observed(await inspect(network.id)) };
       } catch (error) {
         throw new Error(`Unable to create network: ${daemonMessage(error)}`, { cause: error });
       }
     },
 
-    async read(id, state) {
-      const found = await orGone(
-        daemon.docker.getNetwork(id).inspect() as Promise<{ Driver: string; Scope: string }>,
-      );
-      return found === undefined ? undefined : { ...state, driver: found.Driver, scope: found.Scope };
+    async read(id) {
+      const found = await orGone(inspect(id));
+      return found === undefined ? undefined : observed(found);
     },
 
-    update: (_id, state, news): Promise<Props> => Promise.resolve({ ...state, ...news }),
+    update: (_id, state, news): Promise<Props> => Promise.resolve({ ...state, ...plain(news) }),
 
     async delete(id) {
       await whileBusy(`network ${id}`, 30, () => daemon.docker.getNetwork(id).remove());

@@ -13,9 +13,7 @@ interface Pack extends Readable {
 const tar = createRequire(import.meta.url)("tar-stream") as { pack(): Pack };
 
 /** The archive, with paths relative to the container's root. */
-export async function archive(
-  files: readonly { readonly upload: Upload; readonly data: Buffer }[],
-): Promise<Buffer> {
+export async function archive(files: readonly Upload[]): Promise<Buffer> {
   const pack = tar.pack();
   const chunks: Buffer[] = [];
   const done = new Promise<Buffer>((resolve, reject) => {
@@ -23,21 +21,14 @@ export async function archive(
     pack.on("end", () => resolve(Buffer.concat(chunks)));
     pack.on("error", reject);
   });
-  for (const { upload, data } of files) {
+  for (const { file, content = "", executable, permissions } of files) {
     const header = {
-      name: upload.file.replace(/^\/+/, ""),
-      mode:
-        upload.permissions === undefined
-          ? upload.executable === true
-            ? 0o744
-            : 0o644
-          : parseInt(upload.permissions, 8),
-      uid: Number(upload.owner ?? 0),
-      gid: Number(upload.group ?? 0),
+      name: file.replace(/^\/+/, ""),
+      mode: permissions === undefined ? (executable === true ? 0o744 : 0o644) : parseInt(permissions, 8),
       // One time for all, so that equal uploads make equal layers.
       mtime: new Date(0),
     };
-    pack.entry(header, data, (error) => {
+    pack.entry(header, Buffer.from(content), (error) => {
       if (error !== undefined && error !== null) pack.destroy(error);
     });
   }

@@ -1,10 +1,10 @@
 // docker:index/volume:Volume. Every input forces a replacement, and that deletes the data, as the real one does.
 
+import type Docker from "dockerode";
 import type { Props, ResourceKind } from "../server.ts";
-import type { Fields } from "../shape.ts";
 import type { Daemon } from "./daemon.ts";
 import { daemonMessage, orGone, whileBusy } from "./daemon.ts";
-import { replacedRules } from "./naming.ts";
+import { plain, rules } from "./table.ts";
 
 interface Inputs {
   readonly name: string;
@@ -13,30 +13,37 @@ interface Inputs {
   readonly labels?: readonly { readonly label: string; readonly value: string }[];
 }
 
-interface Found {
-  readonly Name: string;
-  readonly Driver: string;
-  readonly Mountpoint: string;
-}
-
-const fields: Fields = {
-  name: "string",
-  driver: "string",
-  driverOpts: "map",
-  labels: { list: { fields: { label: "string", value: "string" } } },
-};
-
 /** What of a volume is decided without a daemon. */
-export const volumeRules = replacedRules("docker.Volume", fields, ["labels"]);
+export const volumeRules = rules(
+  "docker.Volume",
+  {
+    name: { shape: "string", computed: true },
+    driver: { shape: "string", computed: true },
+    driverOpts: { shape: "map" },
+    labels: { shape: { list: { fields: { label: "string", value: "string" } } } },
+  },
+  ["name"],
+);
+
+/** What Docker says of a volume, as the real plugin records it. */
+export function observed(found: Docker.VolumeInspectInfo): Props {
+  return {
+    __meta: JSON.stringify({ schema_version: "1" }),
+    name: found.Name,
+    driver: found.Driver,
+    driverOpts: found.Options ?? {},
+    labels: Object.entries(found.Labels ?? {}).map(([label, value]) => ({ label, value })),
+    mountpoint: found.Mountpoint,
+  };
+}
 
 /** The volume type on one daemon. */
 export function volumeKind(daemon: Daemon): ResourceKind {
-  const observed = (found: Found): Props => ({ driver: found.Driver, mountpoint: found.Mountpoint });
   return {
     ...volumeRules,
 
     async create(news) {
-      const inputs = news as unknown as Inputs;
+      const inputs = plain(news) as unknown as Inputs;
       try {
         await daemon.docker.createVolume({
           Name: inputs.name,
@@ -44,19 +51,19 @@ export function volumeKind(daemon: Daemon): ResourceKind {
           DriverOpts: inputs.driverOpts ?? {},
           Labels: Object.fromEntries((inputs.labels ?? []).map(({ label, value }) => [label, value])),
         });
-        const found = (await daemon.docker.getVolume(inputs.name).inspect()) as Found;
-        return { id: found.Name, state: { ...news, ...observed(found) } };
+        const found = await daemon.docker.getVolume(inputs.name).inspect();
+        return { id: found.Name, state: observed(found) };
       } catch (error) {
         throw new Error(`Unable to create volume: ${daemonMessage(error)}`, { cause: error });
       }
     },
 
-    async read(id, state) {
-      const found = await orGone(daemon.docker.getVolume(id).inspect() as Promise<Found>);
-      return found === undefined ? undefined : { ...state, ...observed(found) };
+    async read(id) {
+      const found = await orGone(daemon.docker.getVolume(id).inspect());
+      return found === undefined ? undefined : observed(found);
     },
 
-    update: (_id, state, news) => Promise.resolve({ ...state, ...news }),
+    update: (_id, state, news) => Promise.resolve({ ...state, ...plain(news) }),
 
     async delete(id) {
       await whileBusy(`volume ${id}`, 30, () => daemon.docker.getVolume(id).remove());
