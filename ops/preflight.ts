@@ -18,6 +18,7 @@ export interface Daemon {
     readonly image: string;
     readonly state: string;
     readonly labels: Readonly<Record<string, string>>;
+    readonly networkMode: string;
     /** Ports on the Docker host, with the address they are bound to. */
     readonly ports: readonly { readonly ip: string; readonly external: number; readonly protocol: string }[];
   }[];
@@ -42,6 +43,7 @@ export async function survey(docker: Docker): Promise<Daemon> {
       image: container.Image,
       state: container.State,
       labels: container.Labels ?? {},
+      networkMode: container.HostConfig.NetworkMode,
       ports: container.Ports.filter((port) => port.PublicPort !== undefined).map((port) => ({
         ip: port.IP ?? "",
         external: port.PublicPort,
@@ -103,6 +105,25 @@ export function takenNames(daemon: Daemon, topology: Topology, label: string): s
   ];
   if (taken.length === 0) return undefined;
   return `Docker has things of somebody else by names that this stack needs: ${taken.join(", ")}. Rename or remove them, or give the stack names of its own with siem-ha:local prefix, such as "siem-"`;
+}
+
+/**
+ * Nodes that were born on their network, as the stand-in for Pulumi's Docker plugin once made them: the plugins of today
+ * join it afterwards, and would have to replace what is protected.
+ */
+export function earlierNodes(
+  daemon: Daemon,
+  topology: Topology,
+  label: string,
+  stackName: string,
+): string | undefined {
+  const ours = new Set(topology.nodes.map(({ name }) => name));
+  const earlier = daemon.containers.some(
+    ({ name, labels, networkMode }) =>
+      ours.has(name) && labels[names.label] === label && networkMode === topology.network?.name,
+  );
+  if (!earlier) return undefined;
+  return `The stack's nodes were made by an earlier version of this project in a way that Pulumi can't go on from. Make them anew, which takes a minute and keeps the data: npm run down -- -s ${stackName} --keep-data, then npm run up -- -s ${stackName}`;
 }
 
 /** What tells whose data volumes are; asked only where it matters. */

@@ -14,6 +14,7 @@ import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
 import { findLeftovers, finishLeftovers, removeLeftovers } from "./leftovers.ts";
 import {
+  earlierNodes,
   excessMemory,
   grantedMemory,
   machineMemory,
@@ -68,7 +69,12 @@ async function stage<T>(name: string, run: () => Promise<T>): Promise<T> {
 }
 
 /** Refuses, before anything is touched, what would stop the deploy half-way. */
-async function preflight(topology: Topology, config: SiemConfig, label: string): Promise<void> {
+async function preflight(
+  topology: Topology,
+  config: SiemConfig,
+  label: string,
+  stackName: string,
+): Promise<void> {
   const { dockerHost } = config.local;
   const docker = connect(dockerHost);
   const daemon = await survey(docker);
@@ -78,6 +84,7 @@ async function preflight(topology: Topology, config: SiemConfig, label: string):
   );
   const problems = [
     takenNames(daemon, topology, label),
+    earlierNodes(daemon, topology, label, stackName),
     range.problem,
     await takenPort(daemon, topology, config),
     memory.problem,
@@ -110,7 +117,7 @@ async function up(stackName: string): Promise<void> {
   const local = config.target === "local";
   if (local) {
     await ensureDaemon(print, config.local.dockerHost);
-    await preflight(topology, config, label);
+    await preflight(topology, config, label, stackName);
     await stage("Docker and images", () =>
       ensureDocker(print, config.local.dockerHost, replacementsOf(config)),
     );

@@ -8,6 +8,7 @@ import { memoryLimits } from "../../components/services/memory.ts";
 import { plan } from "../../components/topology.ts";
 import {
   type Daemon,
+  earlierNodes,
   excessMemory,
   grantedMemory,
   machineMemory,
@@ -31,8 +32,20 @@ const container = (name: string, more: Partial<Daemon["containers"][number]> = {
   image: "busybox:1",
   state: "running",
   labels: {},
+  networkMode: "bridge",
   ports: [],
   ...more,
+});
+
+it("sees nodes that an earlier stand-in made, and says in a sentence what to do", () => {
+  const node = (more: Partial<Daemon["containers"][number]>): Daemon => ({
+    ...empty,
+    containers: [container("lb-node-1", { labels: mine, ...more })],
+  });
+  const look = (daemon: Daemon) => earlierNodes(daemon, topology, "local", "local");
+  expect(look(node({}))).toBeUndefined();
+  expect(look(node({ networkMode: "siem-net", labels: {} }))).toBeUndefined();
+  expect(look(node({ networkMode: "siem-net" }))).toContain("npm run down -- -s local --keep-data");
 });
 
 describe("takenNames", () => {
