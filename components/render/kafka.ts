@@ -6,8 +6,13 @@ import { names, type Replica, type Topology } from "../topology.ts";
 
 type KafkaConfig = SiemConfig["kafka"];
 
-/** How long ZooKeeper waits for a lost broker, ms: about how long its loss stalls producers (data facts). */
-const sessionTimeoutMs = 6000;
+/**
+ * How long ZooKeeper waits for a lost broker, ms. Its loss stalls producers that long, and half a second more: for
+ * ZooKeeper's tick, the election and the news of it. A broker's CPU weight sees to it that a busy machine is no loss.
+ */
+const sessionTimeoutMs = 2500;
+/** How long brokers wait for each other's answers. */
+const answerTimeoutMs = 6000;
 
 /** Environment of one broker. */
 export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfig): Record<string, string> {
@@ -31,7 +36,7 @@ export function renderKafka(topology: Topology, self: Replica, kafka: KafkaConfi
     KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: inSync,
     // A node that is cut off for a moment leaves requests that nobody will answer. Kafka's own 30 s would let a follower
     // wait that long for its leader, a leader for its follower (acks=all waits for both), and the controller for either.
-    KAFKA_REPLICA_SOCKET_TIMEOUT_MS: String(sessionTimeoutMs),
+    KAFKA_REPLICA_SOCKET_TIMEOUT_MS: String(answerTimeoutMs),
     KAFKA_REPLICA_LAG_TIME_MAX_MS: "10000",
     KAFKA_CONTROLLER_SOCKET_TIMEOUT_MS: "10000",
     KAFKA_UNCLEAN_LEADER_ELECTION_ENABLE: "false",

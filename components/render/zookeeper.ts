@@ -3,8 +3,14 @@
 import { ports } from "../ports.ts";
 import { type Replica, type Topology } from "../topology.ts";
 
-/** ms. ZooKeeper's own 2000 would let followers wait ten seconds for a leader that is cut off. */
-const tickMs = 1000;
+/**
+ * ms. ZooKeeper ends a session at the next full tick, and takes none shorter than two: brokers' sessions are short, so that
+ * a lost one stalls nobody for long. Its own 2000 would let followers wait ten seconds for a leader that is cut off, too.
+ */
+const tickMs = 500;
+/** How long a server may take to join, and how long one that is in the ensemble may say nothing. */
+const joinMs = 20_000;
+const silentMs = 3_000;
 
 /** Environment of one ZooKeeper server. The limits are in ticks: how long a server may take to join, and to answer. */
 export function renderZookeeper(topology: Topology, self: Replica, heapMb: number): Record<string, string> {
@@ -16,8 +22,8 @@ export function renderZookeeper(topology: Topology, self: Replica, heapMb: numbe
     ZOO_MY_ID: String(self.slot),
     ZOO_SERVERS: servers.join(" "),
     ZOO_TICK_TIME: String(tickMs),
-    ZOO_INIT_LIMIT: "20",
-    ZOO_SYNC_LIMIT: "5",
+    ZOO_INIT_LIMIT: String(joinMs / tickMs),
+    ZOO_SYNC_LIMIT: String(silentMs / tickMs),
     ZOO_MAX_CLIENT_CNXNS: "60",
     ZOO_STANDALONE_ENABLED: "false",
     // The AdminServer would listen on 8080; the four-letter words say all that the checks need.

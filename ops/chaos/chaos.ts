@@ -19,15 +19,19 @@ import {
   renderTable,
   renderTotals,
 } from "./report.ts";
-import { chosen, type Options, permit, seedOf } from "./request.ts";
+import { chosen, type Options, permit, seedOf, whole } from "./request.ts";
 import { type Scenario, scenariosOf, vrrpLimit } from "./scenarios.ts";
 import { exitCodeOf, type Result } from "./verdict.ts";
 
 interface CommandOptions extends Options {
   readonly strict: boolean;
+  readonly busy?: string;
   readonly json?: string;
   readonly markdown?: string;
 }
+
+/** Busy containers end by themselves after so long for each scenario. */
+const longestScenarioSeconds = 600;
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
 let results: Result[] = [];
@@ -45,7 +49,7 @@ function listed(scenarios: readonly Scenario[]): string {
 
 /** The command as a person would type it again. */
 function commandLine(names: readonly string[], options: CommandOptions, seed: number): string {
-  const { stack, all, fast, pairs, rounds, strict, daemonRestart, breakStack, markdown } = options;
+  const { stack, all, fast, pairs, rounds, busy, strict, daemonRestart, breakStack, markdown } = options;
   const words = [
     ...(stack === "local" ? [] : ["-s", stack]),
     ...names,
@@ -53,6 +57,7 @@ function commandLine(names: readonly string[], options: CommandOptions, seed: nu
     ...(fast ? ["--fast"] : []),
     ...(pairs ? ["--pairs"] : []),
     ...(rounds === undefined ? [] : ["--rounds", rounds, "--seed", String(seed)]),
+    ...(busy === undefined ? [] : ["--busy", busy]),
     ...(strict ? ["--strict"] : []),
     ...(daemonRestart ? ["--daemon-restart"] : []),
     ...(breakStack === undefined ? [] : ["--break-stack", breakStack]),
@@ -101,6 +106,14 @@ async function chaos(order: readonly Scenario[], names: readonly string[], optio
     },
     tools,
     log: print,
+    ...(options.busy === undefined
+      ? {}
+      : {
+          busy: {
+            containers: whole("busy", options.busy, 1),
+            seconds: (order.length + 1) * longestScenarioSeconds,
+          },
+        }),
   });
   const seed = seedOf(options);
   const began = Date.now();
@@ -180,6 +193,7 @@ const program = new Command("chaos")
   .option("--rounds <n>", "so many in a shuffled order, of the named ones or of all")
   .option("--seed <n>", "repeat the order of another run")
   .option("--pairs", "in rounds: two at once that break different things", false)
+  .option("--busy <n>", "so many busy containers beside the stack all the while")
   .option("--strict", "a missed time limit fails too", false)
   .option("--daemon-restart", "allow the scenario that restarts the Docker daemon", false)
   .option("--break-stack <name>", "allow it on another stack than local: its name again")
@@ -195,6 +209,7 @@ const program = new Command("chaos")
         return;
       }
       permit(options, config);
+      if (options.busy !== undefined) whole("busy", options.busy, 1);
       order = chosen(names, options, known);
     } catch (error) {
       process.stderr.write(`${(error as Error).message}\n`);

@@ -9,7 +9,7 @@ import { withHold } from "../hold.ts";
 import { type Card, cut, mend, refused } from "./network.ts";
 import { cutting, listing, unsyncedSeconds } from "./power.ts";
 import { type Fault, type Parts, placesOf, type Victim } from "./scenarios.ts";
-import { besideVolumes, inNetwork, type Tools } from "./tools.ts";
+import { besideVolumes, inNetwork, keepBusy, type Tools } from "./tools.ts";
 
 /** It can't be done on this machine; nothing stays broken. */
 export class CannotBreak extends Error {}
@@ -171,6 +171,8 @@ export class Faults {
         return this.#fill(fault, parts);
       case "cut the power":
         return this.#cutPower(fault, parts);
+      case "keep busy":
+        return this.#keepBusy(fault);
       case "restart the daemon":
         return this.#restartDaemon();
     }
@@ -491,6 +493,25 @@ export class Faults {
       }),
     );
     return at;
+  }
+
+  async #keepBusy({ containers, seconds }: Extract<Fault, { do: "keep busy" }>): Promise<number> {
+    const { docker } = this.#options.tools;
+    let names: readonly string[] = [];
+    return this.#while(seconds, {
+      start: async () => {
+        // They are made one after the other; whatever happens, they end by themselves.
+        names = await keepBusy(this.#options.tools, "busy", containers, seconds + 60);
+        this.#options.log(`${containers} containers are busy`);
+      },
+      undo: async () => {
+        await every(names, (name) =>
+          docker.getContainer(name).remove({ force: true }).catch(unless(404, 409)),
+        );
+        this.#options.log("the busy containers are removed");
+      },
+      byHand: () => this.#docker("rm", ["--force", ...names]),
+    });
   }
 
   async #restartDaemon(): Promise<number> {

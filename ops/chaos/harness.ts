@@ -13,11 +13,11 @@ import { untilHealthy } from "./health.ts";
 import { Holders } from "./holders.ts";
 import { Load } from "./load.ts";
 import { type Attempt, firstAnswerAfter, seen } from "./outage.ts";
-import { overlapOf } from "./overlap.ts";
+import { overlapOf, takeoversIn } from "./overlap.ts";
 import { partsNow } from "./parts.ts";
 import { Probe } from "./probe.ts";
 import { type Fault, type Parts, type Scenario } from "./scenarios.ts";
-import { removeTools, type Tools } from "./tools.ts";
+import { keepBusy, removeTools, type Tools } from "./tools.ts";
 import { afterwards, contract, judge, type Measured, type Result } from "./verdict.ts";
 
 /** Load before anything is broken, so that there is something to lose. */
@@ -35,6 +35,8 @@ export interface HarnessOptions {
   readonly context: CheckContext;
   readonly tools: Tools;
   readonly log: (line: string) => void;
+  /** So many containers beside the stack take all the processor time that they get, all the while. */
+  readonly busy?: { readonly containers: number; readonly seconds: number };
 }
 
 export class Harness {
@@ -73,6 +75,9 @@ export class Harness {
     await removeTools(this.#options.tools);
     await Promise.all([this.#holders.start(), this.#probe.ready()]);
     const { at, unhealthy } = await this.#healthy(15);
+    const { busy } = this.#options;
+    if (at !== undefined && busy !== undefined)
+      await keepBusy(this.#options.tools, "all-the-while", busy.containers, busy.seconds);
     if (at === undefined)
       throw new Error(
         `The stack is not well, and nothing was broken yet: ${unhealthy.join("; ")}. npm run verify shows all of it; what a chaos run that was killed has left paused or cut off, npm run up or a docker unpause mends.`,
@@ -156,6 +161,7 @@ export class Harness {
         uninvited: [...new Set([...settlement.uninvited, ...load.uninvited])],
         wrong: load.wrong,
         overlap: overlapOf(this.#holders.changes, began, until),
+        takeovers: takeoversIn(this.#holders.changes, began, until),
         manualSteps,
       };
       const result = { ...head, seconds: seconds(), measured, ...judge(scenario, measured) };

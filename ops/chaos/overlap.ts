@@ -25,6 +25,18 @@ export function holdersAfter(changes: readonly Change[]): string[] {
   return [...have];
 }
 
+/** How often the address came to a node that had not got it, within the span. */
+export function takeoversIn(changes: readonly Change[], from: number, until: number): number {
+  const have = new Set<string>();
+  let count = 0;
+  for (const { at, node, has } of [...changes].sort((a, b) => a.at - b.at)) {
+    if (has && !have.has(node) && at >= from && at <= until) count++;
+    if (has) have.add(node);
+    else have.delete(node);
+  }
+  return count;
+}
+
 /** Counts only what lies within the span; changes before it say who held the address when it began. */
 export function overlapOf(changes: readonly Change[], from: number, until: number): Overlap {
   const have = new Set<string>();

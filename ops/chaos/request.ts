@@ -38,7 +38,7 @@ export function permit(
 }
 
 /** A whole number. @throws naming the option */
-function whole(option: string, given: string, least: number): number {
+export function whole(option: string, given: string, least: number): number {
   const number = Number(given);
   if (!/^\d{1,9}$/.test(given) || number < least) {
     throw new Error(

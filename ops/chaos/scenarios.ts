@@ -66,6 +66,8 @@ export type Fault =
    * (`power.ts`). It has power again `seconds` later.
    */
   | { readonly do: "cut the power"; readonly victims: readonly Victim[]; readonly seconds: number }
+  /** So many containers beside the stack take all the processor time that they get. */
+  | { readonly do: "keep busy"; readonly containers: number; readonly seconds: number }
   /** The Docker daemon stops and starts, and every container with it. */
   | { readonly do: "restart the daemon" };
 
@@ -95,11 +97,15 @@ export interface Scenario {
 /** A limit on what clients of the virtual IP lose. */
 type Promise_ =
   | { readonly limit: "outage"; readonly ms: number; readonly what: string }
-  | { readonly limit: "failed requests"; readonly most: number };
+  | { readonly limit: "failed requests"; readonly most: number }
+  /** The address stays where it is. */
+  | { readonly limit: "takeovers"; readonly most: number };
 export type { Promise_ as VipPromise };
 
 /** HAProxy goes, and the address is handed over or its death noticed at once. */
 const proxyLimitMs = 100;
+/** HAProxy hangs: it is asked twice before that is believed. */
+const hungLimitMs = 500;
 /** How much longer than VRRP's own limit a lost node may take. */
 const nodeFactor = 1.15;
 /** Where both load balancers claim the address, the witness decides within that. */
@@ -107,6 +113,9 @@ const decisionMs = 1_000;
 /** Longer than the sessions in ZooKeeper last, so that others take over. */
 const longSeconds = 8;
 const shortSeconds = 4;
+/** Four rounds are ten minutes. */
+const stormSeconds = 150;
+const stormContainers = 40;
 
 /** The VRRP limit that counts here: that of the node with the lower priority, which waits longest. */
 export function vrrpLimit(topology: Topology): number {
@@ -172,6 +181,9 @@ export function scenariosOf(topology: Topology): Scenario[] {
         heals: "when the fault ends",
         steps: [[{ do: "pause", victims: haproxy, seconds: longSeconds }]],
         area: "proxy",
+        ...(which === "holder"
+          ? { promise: { limit: "outage", ms: hungLimitMs, what: `${hungLimitMs} ms` } }
+          : {}),
       },
       {
         name: `keepalived-${which}-stop`,
@@ -515,6 +527,12 @@ export function scenariosOf(topology: Topology): Scenario[] {
       steps: [[{ do: "kill", victims: [replica("watchdog", 1), replica("ingestor", 1)] }]],
     },
     {
+      name: "storm",
+      breaks: `${stormContainers} containers beside the stack take all the processor time that they get, for ${stormSeconds} s`,
+      heals: "when the fault ends",
+      steps: [[{ do: "keep busy", containers: stormContainers, seconds: stormSeconds }]],
+    },
+    {
       name: "daemon-restart",
       breaks: "the Docker daemon is restarted, and every container with it",
       heals: "by the supervisor",
@@ -522,7 +540,23 @@ export function scenariosOf(topology: Topology): Scenario[] {
       needs: "--daemon-restart",
     },
   );
-  return found;
+  return found.map((one) =>
+    one.promise !== undefined || touchesVip(one) ? one : { ...one, promise: { limit: "takeovers", most: 0 } },
+  );
+}
+
+/** Something of what decides who has the virtual IP is hit; else it has no reason to move. */
+function touchesVip({ steps }: Scenario): boolean {
+  const deciding: readonly Service[] = ["haproxy", "keepalived", "witness"];
+  const hit = (victim: Victim) =>
+    victim.kind === "replica"
+      ? deciding.includes(victim.service)
+      : victim.kind === "zone" || victim.role === "lb";
+  return steps.flat().some((fault) => {
+    if (fault.do === "restart the daemon") return true;
+    if (fault.do === "keep busy") return false;
+    return (fault.do === "cut" ? fault.side : fault.victims).some(hit);
+  });
 }
 
 /** Who mends: of two, the one that comes first here is the last to have mended. */

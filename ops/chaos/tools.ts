@@ -101,6 +101,36 @@ export function besideIn(
   };
 }
 
+/**
+ * Starts containers that take all the processor time that they get; they end by themselves after these seconds, if nobody
+ * removes them before. They weigh what Docker gives to every container.
+ * @param what part of their names
+ * @returns their names
+ */
+export async function keepBusy(
+  { docker, label, image }: Tools,
+  what: string,
+  count: number,
+  seconds: number,
+): Promise<string[]> {
+  const names = Array.from(
+    { length: count },
+    (_, index) => `${nameFrom(label)}-chaos-${process.pid}-${what}-${index + 1}`,
+  );
+  for (const name of names) {
+    const made = await docker.createContainer({
+      ...{ name, Image: image, Labels: { [chaosLabel]: label } },
+      Cmd: ["timeout", String(seconds), "sh", "-c", "while :; do :; done"],
+      HostConfig: {
+        ...{ AutoRemove: true, NetworkMode: "none", Memory: 64 * 1024 * 1024 },
+        ...{ CapDrop: ["ALL"], SecurityOpt: ["no-new-privileges"], LogConfig: { Type: "none", Config: {} } },
+      },
+    });
+    await made.start();
+  }
+  return names;
+}
+
 /** Removes what this run, or one that was killed, has left. */
 export async function removeTools({ docker, label }: Pick<Tools, "docker" | "label">): Promise<void> {
   const left = await docker.listContainers({

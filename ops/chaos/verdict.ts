@@ -36,6 +36,8 @@ export interface Measured {
   /** Answers to clients that must never come. */
   readonly wrong: readonly string[];
   readonly overlap: Overlap;
+  /** How often the address came to a node. */
+  readonly takeovers: number;
   /** What a person would have to do after the time to get well was over. */
   readonly manualSteps: readonly string[];
 }
@@ -92,6 +94,12 @@ export function judge(
       if (vip.failed > promise.most)
         missed.push(`${vip.failed} of ${vip.requests} requests failed (limit: ${promise.most})`);
       break;
+    case "takeovers":
+      if (measured.takeovers > promise.most)
+        broken.push(
+          `the VIP moved ${measured.takeovers} times, though nothing of it was hit (allowed: ${promise.most})`,
+        );
+      break;
     case undefined:
   }
   return { broken, missed };
@@ -104,6 +112,8 @@ export function limitText({ promise }: Pick<Scenario, "promise">): string | unde
       return `${promise.ms} ms`;
     case "failed requests":
       return `${promise.most} failed`;
+    case "takeovers":
+      return `${promise.most} takeovers`;
     case undefined:
       return undefined;
   }

@@ -9,15 +9,20 @@ export interface KafkaOptions {
   readonly topics: readonly string[];
   readonly warn: (details: object, message: string) => void;
   /** @default a producer of the library */
-  readonly createProducer?: () => KafkaProducer;
+  readonly createProducer?: (brokers: readonly string[]) => KafkaProducer;
 }
 
-/** A killed broker stalls its partitions for about ZooKeeper's session timeout; requests wait that long. */
+/** A lost broker stalls its partitions for about as long as its session in ZooKeeper lasts. */
 const giveUpMs = 20_000;
 /** After a stop was asked for, so that it ends within 10 s. */
 const giveUpDrainingMs = 7_000;
 const retryMs = 250;
-const refreshMs = 2_000;
+/** How often it asks who leads which partition. */
+const refreshMs = 500;
+/** How long an answer to that may take; a broker that hangs gives none. */
+const metadataMs = 1_500;
+/** What waits for longer is sent anew, where another broker leads its partition by now: the old one may hang. */
+const patienceMs = 1_000;
 /** Failed refreshes in a row before the producer counts as disconnected. */
 const tolerated = 3;
 
@@ -25,6 +30,14 @@ type StringProducer = Producer<string, string, string, string>;
 /** What the publisher needs of the library's producer. */
 export type KafkaProducer = Pick<StringProducer, "send" | "metadata" | "close">;
 type Placed = Message & { readonly partition: number };
+
+/** What was sent and is not answered yet. */
+interface InFlight {
+  readonly producer: KafkaProducer;
+  readonly since: number;
+  /** Topic and partition, and the broker that led it then. */
+  readonly sent: ReadonlyMap<string, { readonly message: Placed; readonly leader: number }>;
+}
 
 /** Publishes to fixed topics. Retries are ours: the library's own go to the broker they first knew. */
 export class KafkaPublisher {
@@ -35,6 +48,9 @@ export class KafkaPublisher {
   #refreshing: Promise<void> | undefined;
   #stopped = false;
   #giveUpAt = Number.POSITIVE_INFINITY;
+  readonly #inFlight = new Set<InFlight>();
+  /** How many producers there were; each asks another broker first. */
+  #made = 0;
 
   constructor(options: KafkaOptions) {
     this.#options = options;
@@ -49,7 +65,7 @@ export class KafkaPublisher {
   /** Keeps asking for metadata in the background, so that Kafka may start later and move. */
   async run(): Promise<void> {
     while (!this.#stopped) {
-      await this.#refresh();
+      await this.refresh();
       await sleep(this.connected ? refreshMs : retryMs * 2);
     }
   }
@@ -63,7 +79,7 @@ export class KafkaPublisher {
       let placed: Placed[] = [];
       try {
         placed = this.#place(pending);
-        await producer.send({ messages: placed, acks: ProduceAcks.ALL });
+        await this.#send(producer, placed);
         return;
       } catch (error) {
         if (placed.length > 0) pending = unacknowledged(placed, error);
@@ -76,9 +92,38 @@ export class KafkaPublisher {
         if (/timed out/i.test(causes(error))) this.#renew(producer);
         if (Date.now() + retryMs > Math.min(deadline, this.#giveUpAt)) throw error;
         await sleep(retryMs);
-        await this.#refresh();
+        await this.refresh();
       }
     }
+  }
+
+  async #send(producer: KafkaProducer, messages: Placed[]): Promise<void> {
+    const sent = new Map(
+      messages.map((message) => [placeOf(message), { message, leader: this.#leaderOf(message) }]),
+    );
+    const inFlight = { producer, since: Date.now(), sent };
+    this.#inFlight.add(inFlight);
+    try {
+      await producer.send({ messages, acks: ProduceAcks.ALL });
+    } finally {
+      this.#inFlight.delete(inFlight);
+    }
+  }
+
+  /** Gives up what waits for a broker that leads no more: one that hangs would keep it until the time is over. */
+  #giveUpMoved(): void {
+    const moved = ({ producer, since, sent }: InFlight): boolean =>
+      producer === this.#producer &&
+      Date.now() - since > patienceMs &&
+      [...sent.values()].some(({ message, leader }) => {
+        const now = this.#leaderOf(message);
+        return now !== -1 && now !== leader;
+      });
+    if ([...this.#inFlight].some(moved)) this.#renew(this.#producer);
+  }
+
+  #leaderOf({ topic, partition }: Placed): number {
+    return this.#metadata?.topics.get(topic)?.partitions[partition]?.leader ?? -1;
   }
 
   /** From now on requests wait only as long as a graceful stop allows. */
@@ -93,10 +138,13 @@ export class KafkaPublisher {
   }
 
   #create(): KafkaProducer {
-    if (this.#options.createProducer) return this.#options.createProducer();
+    // The library asks the first of them for metadata, for as long as that one takes connections, as one that hangs does.
+    const first = this.#made++ % this.#options.brokers.length;
+    const brokers = [...this.#options.brokers.slice(first), ...this.#options.brokers.slice(0, first)];
+    if (this.#options.createProducer) return this.#options.createProducer(brokers);
     return new Producer({
       clientId: "siem-ingestor",
-      bootstrapBrokers: [...this.#options.brokers],
+      bootstrapBrokers: brokers,
       serializers: stringSerializers,
       retries: 0,
       repeatOnStaleMetadata: false,
@@ -115,8 +163,8 @@ export class KafkaPublisher {
     old.close(true, () => {});
   }
 
-  /** One at a time: one lost connection, on which many wait, is one failure. */
-  #refresh(): Promise<void> {
+  /** Asks who leads what. One at a time: one lost connection, on which many wait, is one failure. */
+  refresh(): Promise<void> {
     if (this.#refreshing) return this.#refreshing;
     const asked = this.#askForMetadata().finally(() => {
       if (this.#refreshing === asked) this.#refreshing = undefined;
@@ -127,9 +175,13 @@ export class KafkaPublisher {
   async #askForMetadata(): Promise<void> {
     const producer = this.#producer;
     try {
-      this.#metadata = await producer.metadata({ topics: [...this.#options.topics], forceUpdate: true });
+      this.#metadata = await within(
+        metadataMs,
+        producer.metadata({ topics: [...this.#options.topics], forceUpdate: true }),
+      );
       if (!this.connected) this.#options.warn({ brokers: this.#metadata.brokers.size }, "connected to Kafka");
       this.#failures = 0;
+      this.#giveUpMoved();
     } catch (error) {
       this.#failures++;
       if (this.#failures === tolerated)
@@ -153,10 +205,21 @@ export class KafkaPublisher {
   }
 }
 
+const placeOf = ({ topic, partition }: { topic: string; partition: number }) => `${topic}/${partition}`;
+
+/** Waits no longer than that for metadata. */
+async function within<T>(ms: number, metadata: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`the request for metadata timed out after ${ms} ms`)), ms);
+  });
+  return Promise.race([metadata, late]).finally(() => clearTimeout(timer));
+}
+
 function unacknowledged(placed: readonly Placed[], error: unknown): Placed[] {
   const produced = (error as { produced?: { offsets?: { topic: string; partition: number }[] } }).produced;
-  const safe = new Set(produced?.offsets?.map(({ topic, partition }) => `${topic}/${partition}`));
-  return placed.filter(({ topic, partition }) => !safe.has(`${topic}/${partition}`));
+  const safe = new Set(produced?.offsets?.map(placeOf));
+  return placed.filter((message) => !safe.has(placeOf(message)));
 }
 
 /** FNV-1a: the library's murmur2 counts in BigInt and costs more than the rest of a send. */

@@ -53,7 +53,7 @@ describe.skipIf(withoutBash)("the watcher of HAProxy", () => {
         PROXY_ALIVE: join(directory, "alive"),
         PROXY_HEALTH_PORT: String(port),
         // This machine may be busy.
-        PROXY_PATIENCE: "1",
+        PROXY_PATIENCE_MS: "1000",
       },
     });
     watcher.stderr?.setEncoding("utf8").on("data", (text: string) => (output += text));

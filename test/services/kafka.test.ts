@@ -21,9 +21,12 @@ const partitions = 4;
 const calls: Call[] = [];
 let created = 0;
 let closed = 0;
+let onClose = (): void => {};
 let leader = 1;
 /** So many questions for metadata fail from now on. */
 let unanswered = 0;
+/** Brokers in the order in which each producer asks them. */
+let orders: string[][] = [];
 /** What the n-th send does; the default is an acknowledgement. */
 let answer: (call: number) => Promise<void>;
 const messages: Message[] = Array.from({ length: 40 }, (_, n) => ({
@@ -32,8 +35,9 @@ const messages: Message[] = Array.from({ length: 40 }, (_, n) => ({
   value: "{}",
 }));
 
-function createProducer(): KafkaProducer {
+function createProducer(brokers: readonly string[]): KafkaProducer {
   created++;
+  orders.push([...brokers]);
   const topic = () => ({
     partitionsCount: partitions,
     partitions: Array.from({ length: partitions }, () => ({ leader })),
@@ -42,7 +46,10 @@ function createProducer(): KafkaProducer {
     unanswered-- > 0
       ? Promise.reject(new Error("Connection closed"))
       : Promise.resolve({
-          brokers: new Map([[1, {}]]),
+          brokers: new Map([
+            [1, {}],
+            [2, {}],
+          ]),
           topics: new Map([
             ["events", topic()],
             ["alerts", topic()],
@@ -55,6 +62,7 @@ function createProducer(): KafkaProducer {
   };
   const close = (_force: boolean, done: () => void): void => {
     closed++;
+    onClose();
     done();
   };
   return { metadata, send, close } as unknown as KafkaProducer;
@@ -63,7 +71,7 @@ function createProducer(): KafkaProducer {
 /** A publisher that asks for metadata when it first needs it. */
 const publisher = (warn: KafkaOptions["warn"] = () => {}): KafkaPublisher =>
   new KafkaPublisher({
-    brokers: ["kafka:9092"],
+    brokers: ["kafka-1:9092", "kafka-2:9092", "kafka-3:9092"],
     topics: ["events", "alerts"],
     warn,
     createProducer,
@@ -77,8 +85,10 @@ beforeEach(() => {
   calls.length = 0;
   created = 0;
   closed = 0;
+  onClose = () => {};
   leader = 1;
   unanswered = 0;
+  orders = [];
   answer = () => Promise.resolve();
 });
 
@@ -159,6 +169,36 @@ describe("a publish", () => {
   it("goes on with a new producer when one timed out", async () => {
     answer = (call) => (call === 0 ? Promise.reject(new Error("Request timed out")) : Promise.resolve());
     await publisher().publish(messages);
+    expect({ created, closed, calls: calls.length }).toEqual({ created: 2, closed: 1, calls: 2 });
+  });
+
+  it("asks another broker first when one timed out: it may hang", async () => {
+    answer = (call) => (call < 3 ? Promise.reject(new Error("Request timed out")) : Promise.resolve());
+    await publisher().publish(messages);
+    expect(orders.map(([first]) => first?.split(":")[0])).toEqual([
+      "kafka-1",
+      "kafka-2",
+      "kafka-3",
+      "kafka-1",
+    ]);
+    expect(orders.every((order) => new Set(order).size === 3)).toBe(true);
+  });
+
+  it("is sent anew where its partitions have another leader, though the old one says nothing", async () => {
+    // Closing a producer ends what waits for it.
+    let hangs: ((error: Error) => void) | undefined;
+    answer = (call) => (call === 0 ? new Promise((_, reject) => (hangs = reject)) : Promise.resolve());
+    onClose = () => hangs?.(new Error("Connection closed"));
+    const made = publisher();
+    const published = made.publish(messages);
+    await vi.waitFor(() => expect(calls).toHaveLength(1));
+    vi.setSystemTime(Date.now() + 2_000);
+    // The same leader: an answer may yet come.
+    await made.refresh();
+    expect({ created, closed }).toEqual({ created: 1, closed: 0 });
+    leader = 2;
+    await made.refresh();
+    await published;
     expect({ created, closed, calls: calls.length }).toEqual({ created: 2, closed: 1, calls: 2 });
   });
 

@@ -7,9 +7,9 @@ import { plan } from "../../../components/topology.ts";
 import { CannotBreak, Faults } from "../../../ops/chaos/faults.ts";
 import { mend, refused } from "../../../ops/chaos/network.ts";
 import { type Fault, type Parts, type Victim } from "../../../ops/chaos/scenarios.ts";
-import { inNetwork } from "../../../ops/chaos/tools.ts";
+import { inNetwork, keepBusy } from "../../../ops/chaos/tools.ts";
 
-vi.mock("../../../ops/chaos/tools.ts", () => ({ inNetwork: vi.fn() }));
+vi.mock("../../../ops/chaos/tools.ts", () => ({ inNetwork: vi.fn(), keepBusy: vi.fn() }));
 // Vitest's clock rules only the global timers.
 vi.mock("node:timers/promises", () => ({
   setTimeout: (ms: number, value: unknown, { signal }: { signal?: AbortSignal } = {}) =>
@@ -66,7 +66,7 @@ describe("a fault", () => {
           },
         }),
       ...Object.fromEntries(
-        ["kill", "stop", "start", "pause", "unpause", "restart"].map((verb) => [
+        ["kill", "stop", "start", "pause", "unpause", "restart", "remove"].map((verb) => [
           verb,
           async () => {
             const call = `${verb} ${name}`;
@@ -136,6 +136,21 @@ describe("a fault", () => {
     failing = { "pause siem-api-2": 500, "unpause siem-api-2": 409 };
     await expect(faults.apply(pause, parts)).rejects.toThrow("no pause siem-api-2");
     expect(calls).toContain("unpause siem-api-1");
+    expect(faults.pending).toBe(false);
+  });
+
+  it("removes the containers that it kept busy, also those that have gone by themselves", async () => {
+    vi.mocked(keepBusy).mockImplementation((_tools, _what, count) =>
+      Promise.resolve(Array.from({ length: count }, (_, index) => `busy-${index + 1}`)),
+    );
+    failing = { "remove busy-2": 404 };
+    const storm = faults.apply({ do: "keep busy", containers: 3, seconds: 10 }, parts);
+    await vi.advanceTimersByTimeAsync(9_000);
+    expect(faults.byHand).toEqual(["docker -H unix:///nowhere rm --force busy-1 busy-2 busy-3"]);
+    expect(calls).toEqual([]);
+    await vi.advanceTimersByTimeAsync(1_100);
+    await storm;
+    expect(calls.sort()).toEqual(["remove busy-1", "remove busy-2", "remove busy-3"]);
     expect(faults.pending).toBe(false);
   });
 

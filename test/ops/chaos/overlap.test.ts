@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { changeOf } from "../../../ops/chaos/holders.ts";
-import { holdersAfter, overlapOf } from "../../../ops/chaos/overlap.ts";
+import { holdersAfter, overlapOf, takeoversIn } from "../../../ops/chaos/overlap.ts";
 
 const comes = (at: number, node: string) => ({ at, node, has: true });
 const leaves = (at: number, node: string) => ({ at, node, has: false });
@@ -52,5 +52,17 @@ describe("a message of the kernel", () => {
       changeOf(line("2: eth0 inet 172.25.0.22/24 scope global eth0"), "172.25.0.2", "n"),
     ).toBeUndefined();
     expect(changeOf("2: eth0 inet 172.25.0.222/24 scope global eth0", "172.25.0.222", "n")).toBeUndefined();
+  });
+});
+
+describe("takeovers", () => {
+  const changes = [comes(0, "a"), comes(100, "b"), leaves(130, "a"), comes(150, "b"), leaves(300, "b")];
+  it("are counted where the address comes to a node that had not got it", () => {
+    expect(takeoversIn(changes, 50, 1000)).toBe(1);
+    expect(takeoversIn([...changes, comes(310, "b")], 50, 1000)).toBe(2);
+  });
+  it("count only within the span", () => {
+    expect(takeoversIn(changes, 110, 1000)).toBe(0);
+    expect(takeoversIn(changes, 0, 50)).toBe(1);
   });
 });

@@ -27,6 +27,7 @@ const kept: Measured = {
   wrong: [],
   overlap: { longestMs: 12, totalMs: 12 },
   manualSteps: [],
+  takeovers: 0,
 };
 const promise = { limit: "outage", ms: 100, what: "100 ms" } as const;
 const resultOf = (measured: Measured, scenario = "haproxy-holder-kill"): Result => ({
@@ -67,6 +68,15 @@ describe("the contract", () => {
     const { broken } = judge({}, { ...kept, ...change });
     expect(broken).toHaveLength(1);
     expect(broken[0]).toMatch(text);
+  });
+
+  it("is broken where the address moves though nothing of it was hit", () => {
+    const still = { promise: { limit: "takeovers", most: 0 } } as const;
+    expect(judge(still, kept).broken).toEqual([]);
+    expect(judge(still, { ...kept, takeovers: 2 }).broken).toEqual([
+      "the VIP moved 2 times, though nothing of it was hit (allowed: 0)",
+    ]);
+    expect(judge({ promise }, { ...kept, takeovers: 2 }).broken).toEqual([]);
   });
 
   it("is broken too by what is lost or comes twice only later", () => {

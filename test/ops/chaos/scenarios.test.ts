@@ -62,7 +62,7 @@ describe("the scenarios", () => {
         (what) => `cut-${what}`,
       ),
       ...["store-disk-full", "broker-and-clickhouse-kill", "haproxy-and-ingestor-kill"],
-      ...["supervisor-and-api-kill", "watchdog-and-ingestor-kill", "daemon-restart"],
+      ...["supervisor-and-api-kill", "watchdog-and-ingestor-kill", "storm", "daemon-restart"],
     ];
     expect([...names].sort()).toEqual(wanted.sort());
   });
@@ -123,8 +123,17 @@ describe("the scenarios", () => {
     // Both claim the address then, and the witness decides, or one lets go before its lease ends.
     expect(promise("cut-lb-pair")).toMatchObject({ limit: "outage", ms: 1_000 });
     expect(promise("cut-lb-quorum")).toMatchObject({ limit: "outage", ms: 1_500 });
-    // How soon a HAProxy that hangs is noticed is written down nowhere.
-    expect(promise("haproxy-holder-pause")).toBeUndefined();
+    expect(promise("haproxy-holder-pause")).toMatchObject({ limit: "outage", ms: 500 });
+  });
+
+  it("promise that the address stays where nothing of it is hit, a busy machine included", () => {
+    const still = scenarios.flatMap(({ name, promise }) => (promise?.limit === "takeovers" ? [name] : []));
+    expect(still).toContain("storm");
+    expect(still).toContain("clickhouse-kill");
+    expect(still).toContain("cut-stream-node");
+    expect(still.filter((name) => /haproxy|keepalived|witness|lb|zone|daemon/.test(name))).toEqual([]);
+    const [[fault] = []] = stepsOf("storm");
+    expect(fault).toEqual({ do: "keep busy", containers: 40, seconds: 150 });
   });
 
   it("say who heals them", () => {
