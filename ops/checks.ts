@@ -87,7 +87,13 @@ export async function runChecks(
 
   const noticed = Math.min(patience, noticedSeconds);
   const results: Promise<CheckResult>[] = [];
-  for (const node of topology.nodes) results.push(...look("node", node.name, () => running(node.name, node)));
+  for (const node of topology.nodes)
+    results.push(
+      ...look("node", node.name, async () => {
+        await running(node.name, node);
+        return routed(context, node);
+      }),
+    );
   for (const zk of topology.zookeeper) {
     results.push(
       ...look("zookeeper", zk.name, async () => {
@@ -189,6 +195,17 @@ export async function runChecks(
   results.push(...look("vip", topology.vip.address, () => oneHolder(context)));
   results.push(...look("probe event", "through the VIP", () => probe(context)));
   return Promise.all(results);
+}
+
+/** A machine's own network is its owner's; a node's on one daemon is ours, and its anchor sees it. */
+async function routed({ topology, reach }: CheckContext, node: Node): Promise<string> {
+  if (topology.network === undefined) return "running";
+  const { gateway } = topology.network;
+  const routes = await inContainer(reach, { name: node.name, node }, ["ip", "route"]);
+  if (!routes.includes(` src ${node.address}`)) throw new Error(`has lost its address ${node.address}`);
+  if (!routes.includes(`default via ${gateway} `))
+    throw new Error(`has no default route via ${gateway}; its supervisor gives it one within a minute`);
+  return "running, has its route";
 }
 
 /**

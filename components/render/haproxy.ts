@@ -7,9 +7,18 @@ import { answerSeconds, ownAnswers, retryAfter } from "./own-answers.ts";
 /** The user of the statistics page; its password is a stack secret. */
 export const statsUser = "admin";
 
-/** Fast checks instead of every 30 s, for events and syslog alike: design §6. */
+/**
+ * Fast checks instead of every 30 s, for events and syslog alike: design §6. A server that goes down loses its running
+ * requests, so what takes it down must be sure: a connection that is refused, or that nobody answers, within a second.
+ */
 const checkPace =
   "default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions";
+
+/**
+ * One that takes the check's connection may only be slow: it has so long to answer, seconds, twice in a row. Posts that
+ * are cut may be stored all the same; reads are asked again elsewhere, so they need no such patience.
+ */
+const patienceSeconds = 3;
 
 /**
  * Connections at once. HAProxy accepts none at all beyond `all`, and Keepalived's health check would fail with the rest:
@@ -84,6 +93,7 @@ backend siem_syslog_backend
     balance leastconn
     option httpchk GET /health
     http-check expect status 200
+    timeout check ${patienceSeconds}s
     http-check disable-on-404
 ${lines.join("\n")}
 `;
@@ -147,6 +157,7 @@ backend siem_ingestor_backend
     retry-on conn-failure
     option httpchk GET /health
     http-check expect status 200
+    timeout check ${patienceSeconds}s
     # A server that stops, or has lost Kafka, answers 404: it gets no new posts, and finishes the ones it has.
     http-check disable-on-404
 ${answers(ownAnswers.ingest)}

@@ -16,6 +16,8 @@ export interface Container {
   readonly joins?: string;
   /** It uses the machine's own network, which outlives it. */
   readonly hostNetwork: boolean;
+  /** What Docker gave its own network: without a gateway there is no way out to expect. @default no such network */
+  readonly network?: { readonly address: string; readonly gateway: string };
   /** The address that its node must not have without it, as `172.25.0.222/24 eth0`. @default none */
   readonly address?: string;
 }
@@ -40,6 +42,8 @@ export interface Memory {
   readonly failures: ReadonlyMap<string, Failure>;
   /** The same of addresses that could not be taken off. */
   readonly stuck: ReadonlyMap<string, Failure>;
+  /** Running containers whose network has lost its address or its way out. */
+  readonly unrouted: ReadonlySet<string>;
   /** How often the clock had been set back when each was started. @default 0 */
   readonly eras: ReadonlyMap<string, number>;
 }
@@ -59,7 +63,7 @@ export interface World extends Memory {
 }
 
 export interface Action {
-  readonly do: "start" | "restart" | "release";
+  readonly do: "start" | "restart" | "release" | "route";
   readonly container: Container;
   /** The container whose network it shares. */
   readonly anchor?: Container;
@@ -101,7 +105,7 @@ export function stuckMs(failures: number): number {
 
 /** Decides about everything at once. */
 export function decide(world: World): Decision {
-  const { containers, fates, frozen, released, failures, stuck, eras, heldUntil, now } = world;
+  const { containers, fates, frozen, released, failures, stuck, unrouted, eras, heldUntil, now } = world;
   const actions: Action[] = [];
   const complaints: string[] = [];
   const later: number[] = [];
@@ -158,6 +162,9 @@ export function decide(world: World): Decision {
             : `it could not start while ${anchor.name} was down`;
       act(since + delay, { do: "start", container, ...(anchor === undefined ? {} : { anchor }), why });
       continue;
+    }
+    if (state === "running" && unrouted.has(id)) {
+      act(now, { do: "route", container, why: "its interface was taken down, or somebody changed it" });
     }
     // The network of an anchor ends with it; whoever joined it before is left with a loopback interface.
     if (

@@ -38,6 +38,11 @@ export class DockerApi {
       : undefined;
   }
 
+  /** Asks, and returns the answer's text as it is. */
+  async text(method: "GET" | "POST", path: string, body: object): Promise<string> {
+    return textOf(await this.#open(method, path, {}, body, AbortSignal.timeout(limitMs)));
+  }
+
   /** Asks, and returns the answer while it comes. */
   stream(path: string, query: Readonly<Record<string, string>>): Promise<IncomingMessage> {
     return this.#open("GET", path, query);

@@ -1,4 +1,4 @@
-// The Docker daemon as the supervisor uses it: what is there, what happens, and the three things that it does.
+// The Docker daemon as the supervisor uses it: what is there, what happens, and the few things that it does.
 
 import { createInterface } from "node:readline";
 import { names } from "../../components/topology.ts";
@@ -26,6 +26,13 @@ interface Volume {
   readonly Labels: Readonly<Record<string, string>> | null;
 }
 
+interface Endpoint {
+  readonly IPAddress: string;
+  readonly IPPrefixLen: number;
+  /** Empty where the network has no way out. */
+  readonly Gateway: string;
+}
+
 interface Inspected {
   readonly Id: string;
   readonly Name: string;
@@ -33,6 +40,7 @@ interface Inspected {
   readonly Image: string;
   readonly State: { readonly Status: string; readonly StartedAt: string; readonly FinishedAt: string };
   readonly HostConfig: { readonly NetworkMode: string };
+  readonly NetworkSettings: { readonly Networks: Readonly<Record<string, Endpoint>> | null };
   readonly Config: { readonly Labels: Readonly<Record<string, string>> | null };
 }
 
@@ -145,19 +153,49 @@ export class Engine {
   }
 
   /**
-   * Takes the container's address off the network that it shared, by a container that lives only for that and may do
-   * nothing else.
+   * Takes the container's address off the network that it shared.
    * @returns whether the address was there.
    */
-  async release(container: Container, anchor: Container): Promise<boolean> {
+  release(container: Container, anchor: Container): Promise<boolean> {
     const [cidr = "", device = ""] = (container.address ?? "").split(" ");
+    return this.#inNetworkOf(anchor, ["ip", "address", "delete", cidr, "dev", device]);
+  }
+
+  /** Whether the network that Docker made for a running container still has its address and its way out. */
+  async isRouted(container: Container): Promise<boolean> {
+    if (container.network === undefined) return true;
+    const { address, gateway } = container.network;
+    const exec = { Cmd: ["ip", "route"], AttachStdout: true, Tty: true };
+    const { Id } = (await this.#docker.call("POST", `/containers/${container.id}/exec`, {}, exec)) as {
+      readonly Id: string;
+    };
+    const start = { Detach: false, Tty: true };
+    const routes = `${await this.#docker.text("POST", `/exec/${Id}/start`, start)}\n`.replace(/\s+/g, " ");
+    return routes.includes(` src ${address.split("/")[0]!} `) && routes.includes(`default via ${gateway} `);
+  }
+
+  /** Gives it both again. What else was set on the interface is left as it is. */
+  async route({ name, network, ...container }: Container): Promise<void> {
+    if (network === undefined) return;
+    const script =
+      'ip link set eth0 up; ip address add "$1" dev eth0 2> /dev/null; ip route replace default via "$2" dev eth0';
+    const command = ["sh", "-c", script, "route", network.address, network.gateway];
+    if (!(await this.#inNetworkOf({ name, ...container }, command)))
+      throw new Error(`ip gave ${name} no route`);
+  }
+
+  /**
+   * Runs a command in a container that lives only for that and may do nothing else than change this one's network.
+   * @returns whether it succeeded.
+   */
+  async #inNetworkOf(anchor: Container, command: readonly string[]): Promise<boolean> {
     const { Id } = (await this.#docker.call(
       "POST",
       "/containers/create",
       {},
       {
         Image: anchor.image,
-        Entrypoint: ["ip", "address", "delete", cidr, "dev", device],
+        Entrypoint: command,
         Cmd: [],
         User: "0",
         HostConfig: {
@@ -183,9 +221,10 @@ export class Engine {
 }
 
 function describe(inspected: Inspected): Container {
-  const { Id, Name, Image, State, HostConfig, Config } = inspected;
+  const { Id, Name, Image, State, HostConfig, NetworkSettings, Config } = inspected;
   const mode = HostConfig.NetworkMode;
   const address = Config.Labels?.[addressLabel];
+  const [endpoint, ...others] = Object.values(NetworkSettings.Networks ?? {});
   return {
     id: Id,
     image: Image,
@@ -196,6 +235,15 @@ function describe(inspected: Inspected): Container {
     hostNetwork: mode === "host",
     ...(mode.startsWith("container:") ? { joins: mode.slice("container:".length) } : {}),
     ...(address === undefined ? {} : { address }),
+    // With several networks nobody knows which has the way out.
+    ...(endpoint === undefined || others.length > 0 || !endpoint.Gateway || !endpoint.IPAddress
+      ? {}
+      : {
+          network: {
+            address: `${endpoint.IPAddress}/${endpoint.IPPrefixLen}`,
+            gateway: endpoint.Gateway,
+          },
+        }),
   };
 }
 

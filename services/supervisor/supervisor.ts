@@ -24,6 +24,8 @@ export interface SupervisorOptions {
 
 /** Looks at everything that often, whatever Docker told it. */
 const resyncMs = 15_000;
+/** Docker tells nothing of interfaces, and each look at them is a process in the container: so it looks that seldom. */
+const routesMs = 60_000;
 /** One that ends within this time after it was started has not been helped. */
 const lastsMs = 30_000;
 /** How long it tries to reach a daemon that it has lost; longer than it takes until it looks again. */
@@ -52,6 +54,8 @@ export class Supervisor {
   readonly #released = new Map<string, number>();
   readonly #failures = new Map<string, Failure>();
   readonly #stuck = new Map<string, Failure>();
+  readonly #unrouted = new Set<string>();
+  #routesAt = -Infinity;
   /** When it last started each container itself. */
   readonly #startedAt = new Map<string, number>();
   readonly #busy = new Set<string>();
@@ -183,6 +187,10 @@ export class Supervisor {
     const paused = containers.filter(({ state }) => state === "paused").map(({ id }) => id);
     for (const id of this.#frozen.keys()) if (!paused.includes(id)) this.#frozen.delete(id);
     for (const id of paused) if (!this.#frozen.has(id)) this.#frozen.set(id, now);
+    if (performance.now() - this.#routesAt >= routesMs) {
+      this.#routesAt = performance.now();
+      void this.#lookAtRoutes(containers);
+    }
     const { actions, complaints, again } = decide({
       now,
       containers,
@@ -192,6 +200,7 @@ export class Supervisor {
       released: this.#released,
       failures: this.#failures,
       stuck: this.#stuck,
+      unrouted: this.#unrouted,
       eras: new Map([...this.#starts.all].map(([id, { era }]) => [id, era])),
     });
     for (const complaint of complaints.filter((text) => !this.#complained.has(text))) {
@@ -200,6 +209,21 @@ export class Supervisor {
     }
     for (const action of actions) void this.#act(action);
     return Math.max(20, Math.min(resyncMs, (again ?? Infinity) - Date.now()));
+  }
+
+  async #lookAtRoutes(containers: readonly Container[]): Promise<void> {
+    const { engine, log } = this.#options;
+    // One after the other: there is no hurry, and they are processes.
+    for (const container of containers) {
+      if (container.state !== "running" || container.network === undefined) continue;
+      try {
+        if (await engine.isRouted(container)) continue;
+        this.#unrouted.add(container.id);
+        this.#look(0);
+      } catch (error) {
+        log(`can't see the routes of ${container.name}: ${messageOf(error)}`);
+      }
+    }
   }
 
   async #act(action: Action): Promise<void> {
@@ -217,6 +241,11 @@ export class Supervisor {
             log(`took ${container.address ?? ""} off ${anchor.name} in ${Date.now() - began} ms: ${why}`);
           this.#released.set(id, action.since ?? container.finishedAt);
           this.#stuck.delete(id);
+          break;
+        case "route":
+          await engine.route(container);
+          this.#unrouted.delete(id);
+          log(`gave ${name} its address and route again in ${Date.now() - began} ms: ${why}`);
           break;
         case "start":
           this.#startedAt.set(id, began);
@@ -250,7 +279,8 @@ export class Supervisor {
   }
 
   #forget(id: string): void {
-    for (const map of [this.#released, this.#failures, this.#stuck, this.#startedAt]) map.delete(id);
+    for (const map of [this.#released, this.#failures, this.#stuck, this.#startedAt, this.#unrouted])
+      map.delete(id);
   }
 
   #save(containers: readonly Container[], fates: ReadonlyMap<string, Fate>): void {

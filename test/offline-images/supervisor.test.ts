@@ -198,6 +198,25 @@ describe.skipIf(withoutDocker())("the supervisor", () => {
     await eventually("not started", allJoined);
   }, 60_000);
 
+  it("gives an anchor its route and its address again, without a restart", async () => {
+    const routes = () => inside(anchor, "ip route");
+    const change = (line: string) =>
+      once(
+        ...[`--network=container:${anchor}`, "--cap-drop=ALL", "--cap-add=NET_ADMIN", "--user=0"],
+        ...[publicImages.anchor, "sh", "-c", line],
+      );
+    const isWhole = () => routes().includes(`default via ${net}.1 `) && allJoined();
+    const started = inside(anchor, "cat /proc/1/stat");
+    expect(routes()).toContain(`default via ${net}.1 `);
+    for (const fault of ["ip link set eth0 down; ip link set eth0 up", "ip address flush dev eth0"]) {
+      expect(change(fault)).toMatchObject({ code: 0 });
+      expect(routes()).not.toContain("default");
+      await eventually(`no route after ${fault}`, isWhole, 100);
+    }
+    // Field 22 is when it started.
+    expect(inside(anchor, "cat /proc/1/stat").split(" ")[21]).toBe(started.split(" ")[21]);
+  }, 240_000);
+
   it("does nothing about containers of another stack, or about one that was removed", async () => {
     const other = `${stack}-other`;
     docker(

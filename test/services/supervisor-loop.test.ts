@@ -18,6 +18,8 @@ const address = "172.25.0.222/24 eth0";
 class Daemon {
   readonly containers = new Map<string, Container>();
   readonly did: string[] = [];
+  /** Whose network has lost its way out. */
+  readonly unrouted = new Set<string>();
   /** What it was asked to tell from, milliseconds since 1970. */
   readonly since: number[] = [];
   looks = 0;
@@ -51,6 +53,12 @@ class Daemon {
     restart: ({ id, name }) => {
       this.did.push(`restart ${name}`);
       this.set(id, { state: "running", startedAt: Date.now() });
+      return Promise.resolve();
+    },
+    isRouted: ({ id }) => Promise.resolve(!this.unrouted.has(id)),
+    route: ({ id, name }) => {
+      this.did.push(`route ${name}`);
+      this.unrouted.delete(id);
       return Promise.resolve();
     },
     release: ({ name }) => {
@@ -151,6 +159,20 @@ describe("the supervisor's loop", () => {
     const { looks } = daemon;
     await pass(14_000);
     expect(daemon.looks).toBe(looks + 1);
+  });
+
+  it("looks at routes once a minute, of running containers with a network of their own, and mends them", async () => {
+    daemon.set("a1", { network: { address: "172.25.0.11/24", gateway: "172.25.0.1" } });
+    daemon.unrouted.add("g1");
+    begin();
+    await pass(1_000);
+    daemon.unrouted.add("a1");
+    await pass(30_000);
+    expect(daemon.did).toEqual([]);
+    await pass(60_000);
+    expect(daemon.did).toEqual(["route lb-node-1"]);
+    await pass(120_000);
+    expect(daemon.did).toEqual(["route lb-node-1"]);
   });
 
   it("does not forget what happens in the moment in which a look ends", async () => {

@@ -47,6 +47,7 @@ interface Case {
   readonly released?: Readonly<Record<string, number>>;
   readonly failures?: Readonly<Record<string, { count: number; until: number }>>;
   readonly stuck?: Readonly<Record<string, { count: number; until: number }>>;
+  readonly unrouted?: readonly string[];
   readonly eras?: Readonly<Record<string, number>>;
   readonly heldUntil?: number;
 }
@@ -57,6 +58,7 @@ const decided = ({
   released = {},
   failures = {},
   stuck = {},
+  unrouted = [],
   eras = {},
   heldUntil = 0,
 }: Case) => {
@@ -69,6 +71,7 @@ const decided = ({
     released: new Map(Object.entries(released)),
     failures: new Map(Object.entries(failures)),
     stuck: new Map(Object.entries(stuck)),
+    unrouted: new Set(unrouted),
     eras: new Map(Object.entries(eras)),
   };
   const { actions, again, complaints } = decide(world);
@@ -82,6 +85,17 @@ const nothing = { actions: [], inMs: undefined, complaints: 0 };
 const at = (inMs: number) => ({ ...nothing, inMs });
 const does = (...actions: string[]) => ({ ...nothing, actions });
 const long = 60_000;
+
+describe("a network that has lost its way out", () => {
+  const all = { containers: [anchor], unrouted: ["a1"] };
+  it("gets it again, not in a hold, and not at once where that failed", () => {
+    expect(decided({ containers: [anchor] })).toEqual(nothing);
+    expect(decided(all)).toEqual(does("route lb-node-1"));
+    expect(decided({ ...all, heldUntil: now + 5_000 })).toEqual(at(5_000));
+    expect(decided({ ...all, failures: { a1: { count: 1, until: now + 700 } } })).toEqual(at(700));
+    expect(decided({ ...all, containers: [{ ...anchor, state: "paused" }] })).toEqual(nothing);
+  });
+});
 
 describe("the supervisor decides", () => {
   const table: Readonly<Record<string, [Case, object]>> = {
