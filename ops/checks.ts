@@ -276,14 +276,14 @@ function some(parts: readonly string[]): string {
 async function consumerLag({ topology, reach }: CheckContext): Promise<string> {
   const errors: string[] = [];
   for (const replica of topology.ingestor) {
-    let said: string;
+    let lags: Lag[];
     try {
-      said = await inContainer(reach, replica, ["node", "bin/server.mjs", "lag"]);
+      lags = JSON.parse(await inContainer(reach, replica, ["node", "bin/server.mjs", "lag"])) as Lag[];
     } catch (error) {
-      errors.push((error as Error).message);
+      errors.push(`${replica.name}: ${(error as Error).message}`);
       continue;
     }
-    return renderLag(JSON.parse(said) as Lag[]);
+    return renderLag(lags);
   }
   throw new Error(errors.join("; "));
 }

@@ -74,7 +74,7 @@ export class Harness {
   async start(): Promise<void> {
     await removeTools(this.#options.tools);
     await Promise.all([this.#holders.start(), this.#probe.ready()]);
-    const { at, unhealthy } = await this.#healthy(15);
+    const { at, unhealthy } = await this.#healthy(60);
     const { busy } = this.#options;
     if (at !== undefined && busy !== undefined)
       await keepBusy(this.#options.tools, "all-the-while", busy.containers, busy.seconds);

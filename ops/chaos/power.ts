@@ -31,11 +31,13 @@ export function listing(keeper: Keeper): string {
 export function cutting(keeper: Keeper): string {
   const indexes = `for index in "\${path%.log}.index" "\${path%.log}.timeindex"; do [ ! -e "$index" ] || truncate -s 0 "$index"; done`;
   return `set -eu
-cat >/tmp/before
-find ${unsynced[keeper]} -printf '%s %p\\n' |
-  awk 'NR == FNR { size[$2] = $1; next } $1 > size[$2] + 0 { print size[$2] + 0, $2 }' /tmp/before - >/tmp/cut
-while read -r size path; do
-  truncate -s "$size" "$path"
-${keeper === "kafka" ? `  ${indexes}\n` : ""}done </tmp/cut
-wc -l </tmp/cut`;
+{ cat; echo --; find ${unsynced[keeper]} -printf '%s %p\\n'; } |
+  awk '/^--$/ { now = 1; next } !now { size[$2] = $1; next } $1 > size[$2] + 0 { print size[$2] + 0, $2 }' | {
+  count=0
+  while read -r size path; do
+    truncate -s "$size" "$path"
+${keeper === "kafka" ? `    ${indexes}\n` : ""}    count=$((count + 1))
+  done
+  echo $count
+}`;
 }

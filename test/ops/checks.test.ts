@@ -3,7 +3,7 @@
 import { createServer as createHttp } from "node:http";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { describe, expect, it } from "vitest";
-import { answered, parseAnswer, renderRequest } from "../../ops/checks.ts";
+import { answered, parseAnswer, renderLag, renderRequest } from "../../ops/checks.ts";
 
 const exchange = (port: number, text: string) =>
   new Promise<string>((resolve, reject) => {
@@ -58,5 +58,18 @@ describe("a request of the probe", () => {
     let asked = 0;
     const ask = () => Promise.reject(new Error(`timeout ${++asked}`));
     await expect(answered(ask)).rejects.toThrow("no answer to 3 requests; to the last: timeout 3");
+  });
+});
+
+describe("the consumer lag", () => {
+  const lag = (unread: number, deletedUnread: number) => [
+    { group: "a", topic: "t", unread: 0, deletedUnread: 0 },
+    { group: "b", topic: "t", unread, deletedUnread },
+  ];
+
+  it("is shown for each group, and fails beyond 1,000, or where Kafka deleted what was unread", () => {
+    expect(renderLag(lag(1000, 0))).toBe("a: 0 unread; b: 1000 unread");
+    expect(() => renderLag(lag(1001, 0))).toThrow(/b: 1001 unread \(allowed: 1000\)/);
+    expect(() => renderLag(lag(0, 7))).toThrow(/b: 0 unread, 7 deleted before it read them/);
   });
 });

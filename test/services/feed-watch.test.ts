@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { kGetApi, kGetBootstrapConnection } from "@platformatic/kafka";
-import { CarefulAdmin, type FeedAdmin, FeedWatch } from "../../services/ingestor/feed-watch.ts";
+import { CarefulAdmin, type FeedAdmin, FeedWatch, lagOf } from "../../services/ingestor/feed-watch.ts";
 
 // The watch sleeps only between checks; how long is what a test looks at.
 const naps: number[] = [];
@@ -317,5 +317,22 @@ describe("an admin", () => {
     await expect(asked).rejects.toMatchObject({
       errors: [{ message: "a broker is needed that the metadata don't have" }],
     });
+  });
+});
+
+describe("the lag of a group", () => {
+  const cases: [string, Partition, number | undefined, number, number][] = [
+    ["that has read all", { start: 3, times: [old, now] }, 5, 0, 0],
+    ["that has yet to read two", { start: 3, times: [old, young, now] }, 4, 2, 0],
+    ["that never committed", { start: 0, times: [old, young, now] }, undefined, 3, 0],
+    ["from which some was deleted unread", { start: 10, times: [young, now] }, 4, 2, 6],
+    ["from which all was deleted unread", { start: 10, times: [] }, 4, 0, 6],
+    ["that is ahead of a topic made anew", { start: 0, times: [now] }, 7, 0, 0],
+  ];
+  it.each(cases)("%s", async (_name, partition, at, unread, deletedUnread) => {
+    logs["events"] = [partition];
+    const [reader] = readers;
+    committed[reader!.group] = at === undefined ? [] : [at];
+    expect(await lagOf([], [reader!], createAdmin())).toEqual([{ ...reader, unread, deletedUnread }]);
   });
 });
