@@ -80,7 +80,6 @@ function producer({ brokers, topic, batch, tenant }: Task): () => Promise<boolea
       event_outcome: "failure",
       event_action: "login",
       is_threat: 0,
-      is_undated: 0,
     });
   return async () => {
     const messages = Array.from({ length: batch }, () => {

@@ -84,13 +84,6 @@ export const names = {
   databaseUser: "siem",
   eventsTable: "events_replicated",
   alertsTable: "alerts_replicated",
-  /** Events that a sender named but gave no time: the API settles by it which of several copies counts. */
-  undatedTable: "undated_replicated",
-  /**
-   * Column of events and alerts, unix seconds: until then a row is shown only if its mark in the undated table is there
-   * too; 0 for one with a time of its own.
-   */
-  awaitsMark: "mark_awaited_until",
   eventsTopic: "ingest-events",
   alertsTopic: "alerts",
   /** Label on everything the stack makes in Docker; `down` and the tests look for leftovers by it. */
@@ -107,7 +100,6 @@ export interface Reader {
 export const readers = {
   events: { group: `clickhouse-${names.eventsTopic}`, topic: names.eventsTopic },
   alerts: { group: `clickhouse-${names.alertsTopic}`, topic: names.alertsTopic },
-  undated: { group: "clickhouse-undated", topic: names.eventsTopic },
 } as const satisfies Record<string, Reader>;
 
 /** How a tenant may be called: its name ends up in keys and queries. The configuration and the services ask for it. */

@@ -1,9 +1,9 @@
-// What must be so before ClickHouse's schema is applied: no replica lacks a table that others have, no table lacks a
-// column, and no queue of another release reads. As text: shell on the deploying side. Data in, text out.
+// What must be so before ClickHouse's schema is applied: no replica lacks a table that others have, no table has a
+// column of another release, and no queue of another release reads. As text: shell on the deploying side. Data in, text out.
 
 import { dockerOn } from "../host/host.ts";
 import { names, type Replica, type Topology } from "../topology.ts";
-import { narrowTables, staleIntakes, tablePaths, tablesPath, widen } from "./clickhouse.ts";
+import { narrow, staleIntakes, tablePaths, tablesPath, wideTables } from "./clickhouse.ts";
 import { note } from "./note.ts";
 
 /** How long one statement may take, seconds: 18.16 may never answer to the end of a queue (decision 17). */
@@ -112,24 +112,24 @@ done
 
 # Before the new views feed it. What one replica was told, and could not tell all others, these do when they can: what it
 # said counts only if that does not come.
-doing="adding columns"
-narrow() {
+doing="dropping columns"
+wide() {
   for slot in ${slots}; do
-    found=$(on "$slot" "${narrowTables}") || return
+    found=$(on "$slot" "${wideTables}") || return
     for table in $found; do echo "$slot $table"; done
   done
 }
-left=$(narrow)
+left=$(wide)
 if [ -n "$left" ]; then until_settled; fi
 deadline=$(($(date +%s) + ${settledSeconds}))
 while [ -n "$left" ]; do
   slot=\${left%% *}
   table=$(printf '%s\\n' "$left" | head -n 1 | cut -d ' ' -f 2)
-  said=$(on "$slot" "${widen("$table")}" 2>&1) || true
-  left=$(narrow)
+  said=$(on "$slot" "${narrow("$table")}" 2>&1) || true
+  left=$(wide)
   [ -n "$left" ] || break
   if [ "$(date +%s)" -ge $deadline ]; then
-    echo "$(name "$slot") still lacks a column of $table after ${settledSeconds} s; told to add it, it said last: \${said:-nothing}" >&2
+    echo "$(name "$slot") still has a column of an earlier release in $table after ${settledSeconds} s; told to drop it, it said last: \${said:-nothing}" >&2
     exit 1
   fi
   sleep 1

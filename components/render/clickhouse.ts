@@ -205,22 +205,6 @@ const alertColumns = `alert_id String,
   severity String,
   summary String`;
 
-/** What says that an event's time is only that of its arrival, so that a repeat in another second is known as one. */
-const undatedColumns = `tenant_id String,
-  event_id String,
-  event_timestamp UInt32`;
-
-/** In Kafka: 1 says that a row's time is only that of its arrival. */
-const undatedFlag = "is_undated";
-const awaitsMark = `${names.awaitsMark} UInt32`;
-/**
- * How long such a row waits at most for its mark, seconds after it was stored (decision 10). A server that is lost holds
- * one of the two feeds up for half a minute; a mark that only it had comes back with it.
- */
-const markPatienceSeconds = 3600;
-/** Rows with an older time don't wait in the views, seconds: the set of marks that these look at must fit into memory. */
-const viewSeconds = 86_400;
-
 function columnNames(columns: string): string {
   return columns
     .split(",\n")
@@ -234,15 +218,11 @@ interface Feed extends Reader {
   /** Its name in ZooKeeper. */
   readonly path: string;
   readonly key: string;
-  /** Of the topic's rows, only those with the flag. @default every row, and until when those with the flag wait */
-  readonly undatedOnly?: true;
 }
 
 /**
  * What ClickHouse reads from Kafka, and the tables it ends in. Queues and their views hold nothing: what has been read is
- * known to Kafka, by the group. Each has a queue and a consumer group of its own: of two
- * views on one queue a starting server may know one before the other, and what it reads then is lost to the other.
- * Fields of a row that a queue has no column for are skipped, and missing ones are 0.
+ * known to Kafka, by the group. Fields of a row that a queue has no column for are skipped, and missing ones are 0.
  */
 const feeds: readonly Feed[] = [
   {
@@ -259,18 +239,7 @@ const feeds: readonly Feed[] = [
     path: "alerts",
     key: "tenant_id, event_timestamp, alert_id",
   },
-  {
-    table: names.undatedTable,
-    ...readers.undated,
-    columns: undatedColumns,
-    path: "undated",
-    key: "tenant_id, event_id, event_timestamp",
-    undatedOnly: true,
-  },
 ];
-
-/** The tables whose rows may wait for a mark. */
-const waitingTables = feeds.filter(({ undatedOnly }) => !undatedOnly).map(({ table }) => table);
 
 /** The tables that hold data, by their names in the database. */
 export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
@@ -305,24 +274,17 @@ function intakeOf(
 ): Intake {
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
   const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
-  const [waits, condition] = feed.undatedOnly
-    ? ["", ` WHERE ${undatedFlag} = 1`]
-    : [
-        `, toUInt32(if(${undatedFlag} = 1, toUInt32(now()) + ${markPatienceSeconds}, 0)) AS ${names.awaitsMark}`,
-        "",
-      ];
   return {
     queue,
     view,
     statements: [
       `CREATE TABLE IF NOT EXISTS ${names.database}.${queue}${on} (
-  ${feed.columns},
-  ${undatedFlag} UInt8
+  ${feed.columns}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
   kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = ${blockRows}`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
-SELECT ${columnNames(feed.columns)}${waits} FROM ${names.database}.${queue}${condition}`,
+SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}`,
     ],
   };
 }
@@ -348,7 +310,7 @@ export function renderSchema(topology: Topology): string {
     `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
     ...feeds.map(
       (feed) => `CREATE TABLE IF NOT EXISTS ${names.database}.${feed.table} ${on} (
-  ${feed.columns}${feed.undatedOnly ? "" : `,\n  ${awaitsMark}`}
+  ${feed.columns}
 ) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${feed.path}', '{replica}')
 PARTITION BY toYYYYMM(toDateTime(event_timestamp))
 ORDER BY (${feed.key})`,
@@ -363,7 +325,8 @@ ORDER BY (${feed.key})`,
 export function staleIntakes(topology: Topology): { queues: string; views: string } {
   const intakes = currentIntakes(topology);
   const of = (engine: string, kind: string, kept: readonly string[]): string => {
-    const like = feeds.map((feed) => `name LIKE '${stemOf(feed)}_${kind}%'`).join(" OR ");
+    const stems = [...feeds.map(stemOf), earlier.stem];
+    const like = stems.map((stem) => `name LIKE '${stem}_${kind}%'`).join(" OR ");
     const current = kept.map((name) => `'${name}'`).join(", ");
     return `SELECT name FROM system.tables WHERE database = '${names.database}' AND engine = '${engine}' AND (${like}) AND name NOT IN (${current})`;
   };
@@ -383,52 +346,33 @@ export function staleIntakes(topology: Topology): { queues: string; views: strin
 
 const quoted = (all: readonly string[]) => all.map((one) => `'${one}'`).join(", ");
 
-/** SQL: the stored tables of one server that were made before they had all of their columns. */
-export const narrowTables = `SELECT name FROM system.tables WHERE database = '${names.database}' AND name IN (${quoted(waitingTables)}) AND name NOT IN (SELECT table FROM system.columns WHERE database = '${names.database}' AND name = '${names.awaitsMark}')`;
-
-/** SQL: gives such a table what it lacks, on all replicas. */
-export function widen(table: string): string {
-  return `ALTER TABLE ${names.database}.${table} ADD COLUMN ${awaitsMark}`;
-}
-
 /**
- * Views for people who write SQL: each event and each alert once, at its first time. They hold nothing.
- * An alert of a repeat stays if it has no twin: a rule that counts may find only the repeat. Of rows that wait for a
- * mark one set says which counts, so no two can.
+ * What earlier releases had for events that were sent with an id and without a time: a table of them, with a feed, and
+ * a column of the others.
  */
-export function renderOnceViews(): string {
-  const undated = `${names.database}.${names.undatedTable}`;
-  const now = "toUnixTimestamp(now())";
-  const waits = `${names.awaitsMark} > ${now} AND event_timestamp > ${now} - ${viewSeconds}`;
-  // A minute more than is looked up: now() need not be the same everywhere in a query that takes its time.
-  const first = `(${waits}) AND (tenant_id, event_id, event_timestamp) IN (
-  SELECT tenant_id, event_id, min(event_timestamp) FROM ${undated} GROUP BY tenant_id, event_id
-  HAVING max(event_timestamp) > ${now} - ${viewSeconds + 60})
-OR NOT (${waits}) AND (tenant_id, event_id, event_timestamp) NOT IN (
-  SELECT tenant_id, event_id, arrayJoin(arraySlice(arraySort(groupUniqArray(event_timestamp)), 2)) AS later
-  FROM ${undated} GROUP BY tenant_id, event_id)`;
-  const noTwin = `(tenant_id, alert_id, event_timestamp) IN (
-  SELECT tenant_id, alert_id, min(event_timestamp) AS first
-  FROM ${names.database}.${names.alertsTable}
-  WHERE (tenant_id, event_id, event_timestamp) IN (
-    SELECT tenant_id, event_id, arrayJoin(groupUniqArray(event_timestamp)) AS second
-    FROM ${undated} GROUP BY tenant_id, event_id HAVING uniqExact(event_timestamp) > 1)
-  GROUP BY tenant_id, alert_id)`;
-  return joined([
-    ...onceView(names.eventsTable, eventColumns, first),
-    ...onceView(names.alertsTable, alertColumns, `${first}\nOR ${noTwin}`),
-  ]);
+const earlier = { table: "undated_replicated", stem: "undated", column: "mark_awaited_until" };
+
+/** SQL: the tables of one server with such a column. 18.16 stores nothing through a view that lacks one of its table's. */
+export const wideTables = `SELECT table FROM system.columns WHERE database = '${names.database}' AND table IN (${quoted(feeds.map(({ table }) => table))}) AND name = '${earlier.column}'`;
+
+/** SQL: takes it from such a table, on all replicas. */
+export function narrow(table: string): string {
+  return `ALTER TABLE ${names.database}.${table} DROP COLUMN ${earlier.column}`;
 }
 
-function onceView(table: string, columns: string, condition: string): string[] {
-  const view = `${names.database}.${table.replace("_replicated", "_once")} ON CLUSTER ${names.clickhouseCluster}`;
-  return [
-    `DROP TABLE IF EXISTS ${view}`,
-    `CREATE VIEW ${view} AS
-SELECT ${columnNames(columns)}
-FROM ${names.database}.${table} FINAL
-WHERE ${condition}`,
-  ];
+/** Views for people who write SQL: each event and each alert once. They hold nothing. */
+export function renderOnceViews(): string {
+  return joined(
+    feeds.flatMap((feed) => {
+      const view = `${names.database}.${stemOf(feed)}_once ON CLUSTER ${names.clickhouseCluster}`;
+      return [
+        `DROP TABLE IF EXISTS ${view}`,
+        `CREATE VIEW ${view} AS
+SELECT ${columnNames(feed.columns)}
+FROM ${names.database}.${feed.table} FINAL`,
+      ];
+    }),
+  );
 }
 
 function joined(statements: readonly string[]): string {
@@ -455,6 +399,7 @@ if [ "$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'fsync_
     ask "ALTER TABLE ${names.database}.$table ON CLUSTER ${names.clickhouseCluster} MODIFY SETTING ${syncing}" >/dev/null
   done
 fi
+ask "DROP TABLE IF EXISTS ${names.database}.${earlier.table} ON CLUSTER ${names.clickhouseCluster}" >/dev/null
 plain=$(ask "${plain}")
 if [ "$plain" != 0 ]; then
   echo "the tables were made by an earlier release and keep their engine: no views that show each event once"

@@ -5,9 +5,8 @@ import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
 import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
-import { firstUndated, type Read, secondOf, withoutRepeatedAlerts, withoutRepeats } from "./identity.ts";
 import { openApiDocument } from "./openapi.ts";
-import { type Range, select, type Select, unionOf } from "./query.ts";
+import { type Range, select, type Select, type Statement, unionOf } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
 import {
   alert,
@@ -43,20 +42,15 @@ const aheadSeconds = 300;
  * page has, so that a lower limit makes an answer fit that was too large, whatever its rows are.
  */
 const spareRows = 16;
-/** How often it is read on for a page of which all was left out: while marks are late, the newest rows all wait. */
-const pageReads = 10;
-/** No further read begins after this long, milliseconds: a client gets a cursor before anybody gives up. */
-const pageMs = 3_000;
 const lastSecond = 0xffffffff;
 
 const eventColumns = Object.keys(event.shape);
 const alertColumns = Object.keys(alert.shape);
 
-/** A list of rows: what to read, and how to leave out rows that repeat others. */
-interface Listing {
-  readonly select: Pick<Select, "table" | "columns" | "equal" | "contains">;
-  readonly withoutRepeats: typeof withoutRepeats;
-}
+/** A list of rows: what to read. The first column is the id. */
+type Listing = Pick<Select, "table" | "columns" | "equal" | "contains">;
+/** Runs a statement. */
+type Read = (statement: Statement) => Promise<Row[]>;
 
 interface Page {
   readonly from?: number | undefined;
@@ -111,38 +105,30 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const cursor = query.cursor === undefined ? undefined : decodeCursor(query.cursor);
     const within = toRange({ from: query.from ?? cursor?.[2], to: query.to ?? cursor?.[3] }, now());
     const limit = query.limit ?? 100;
-    const idColumn = listing.select.columns[0]!;
+    const idColumn = listing.columns[0]!;
     const fetch = limit + Math.min(spareRows, limit);
-    let after = cursor && { idColumn, timestamp: cursor[0], id: cursor[1] };
-    const began = performance.now();
-    for (let reads = 1; ; reads++) {
-      const found = await read(
-        select(tenant, {
-          ...listing.select,
-          columns: [...listing.select.columns, names.awaitsMark],
-          range: within,
-          after,
-          orderBy: `event_timestamp DESC, ${idColumn} DESC`,
-          limit: fetch,
-        }),
-      );
-      // A repeated post stores an event twice until a merge. The copies are neighbours here; LIMIT BY would make the
-      // server sort the whole range in memory instead of keeping one page of it.
-      const distinct = found.filter(
-        (row, index) =>
-          row[idColumn] !== found[index - 1]?.[idColumn] ||
-          row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
-      );
-      const kept = await listing.withoutRepeats(tenant, distinct, now(), read);
-      const rows = kept.slice(0, limit).map(({ [names.awaitsMark]: _, ...row }): Row => row);
-      // Rows left out count as read, so that even a page full of them leads on.
-      const last = kept.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
-      if (last === undefined) return { rows, next_cursor: null };
-      after = { idColumn, timestamp: Number(last["event_timestamp"]), id: String(last[idColumn]) };
-      if (rows.length > 0 || reads === pageReads || performance.now() - began > pageMs) {
-        return { rows, next_cursor: encodeCursor([after.timestamp, after.id, within.from, within.to]) };
-      }
-    }
+    const found = await read(
+      select(tenant, {
+        ...listing,
+        range: within,
+        after: cursor && { idColumn, timestamp: cursor[0], id: cursor[1] },
+        orderBy: `event_timestamp DESC, ${idColumn} DESC`,
+        limit: fetch,
+      }),
+    );
+    // A repeated post stores an event twice until a merge. The copies are neighbours here; LIMIT BY would make the
+    // server sort the whole range in memory instead of keeping one page of it.
+    const distinct = found.filter(
+      (row, index) =>
+        row[idColumn] !== found[index - 1]?.[idColumn] ||
+        row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
+    );
+    const rows = distinct.slice(0, limit);
+    // Rows left out count as read, so that even a page full of them leads on.
+    const last = distinct.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
+    const next =
+      last && encodeCursor([Number(last["event_timestamp"]), String(last[idColumn]), within.from, within.to]);
+    return { rows, next_cursor: next ?? null };
   }
 
   app.get("/v1/openapi.json", (request) => {
@@ -160,7 +146,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const { from, to, limit, cursor, q, ...equal } = parseQuery(eventsQuery, request);
     const spec = { table: names.eventsTable, columns: eventColumns, equal, contains: q };
     const { rows, next_cursor } = await reading(request, reply, (tenant, read) =>
-      readPage(tenant, read, { select: spec, withoutRepeats }, { from, to, limit, cursor }),
+      readPage(tenant, read, spec, { from, to, limit, cursor }),
     );
     return { events: rows, next_cursor };
   });
@@ -179,9 +165,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
           ? undefined
           : oldest({ from: second, to: second });
       // One second of one tenant is next to nothing to read; only the last way looks everywhere.
-      return (
-        (await at(secondOf(id))) ?? (await at(await firstUndated(tenant, id, read))) ?? (await oldest(within))
-      );
+      return (await at(secondOf(id))) ?? (await oldest(within));
     });
     if (!found) throw new HttpError(404, "no_such_event", `this tenant has no event "${id}"`);
     return found;
@@ -242,9 +226,8 @@ export function createApi(options: ApiOptions): FastifyInstance {
   app.get("/v1/alerts", protect, async (request, reply) => {
     const { from, to, limit, cursor, ...equal } = parseQuery(alertsQuery, request);
     const spec = { table: names.alertsTable, columns: alertColumns, equal };
-    const listing = { select: spec, withoutRepeats: withoutRepeatedAlerts };
     const { rows, next_cursor } = await reading(request, reply, (tenant, read) =>
-      readPage(tenant, read, listing, { from, to, limit, cursor }),
+      readPage(tenant, read, spec, { from, to, limit, cursor }),
     );
     return { alerts: rows, next_cursor };
   });
@@ -277,6 +260,16 @@ function toRange(query: { from?: number | undefined; to?: number | undefined }, 
 function orderly({ from, to }: Range): Range {
   if (from > to) throw badQuery("from", `is later than "to" (${from} > ${to})`);
   return { from, to };
+}
+
+const uuidV7 = /^([\da-f]{8})-([\da-f]{4})-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i;
+
+/** The second that a UUIDv7 carries. For an id that the ingestor made it is the event's. */
+function secondOf(id: string): number | undefined {
+  const match = uuidV7.exec(id);
+  if (!match) return undefined;
+  const second = Math.floor(parseInt(match[1]! + match[2]!, 16) / 1000);
+  return second > lastSecond ? undefined : second;
 }
 
 function encodeCursor(cursor: Cursor): string {

@@ -35,8 +35,6 @@ export interface Select {
   readonly range?: Range | undefined;
   /** Columns that must equal these values. */
   readonly equal?: Readonly<Record<string, string | number | undefined>>;
-  /** Columns that must equal one of these values, at least one each. */
-  readonly oneOf?: Readonly<Record<string, readonly string[]>>;
   /** A substring of raw_event, character by character: there are no wildcards. */
   readonly contains?: string | undefined;
   /** Only what sorts after this, with newest first. */
@@ -59,9 +57,6 @@ export function select(tenant: TenantId, spec: Select): Statement {
   for (const [column, value] of Object.entries(spec.equal ?? {})) {
     if (value === undefined) continue;
     where.push(`${identifier(column)} = ${typeof value === "number" ? integer(value) : literal(value)}`);
-  }
-  for (const [column, values] of Object.entries(spec.oneOf ?? {})) {
-    where.push(`${identifier(column)} IN (${values.map(literal).join(", ")})`);
   }
   // Servers don't agree on where nothing is found in a text; it is in every one.
   if (spec.contains) where.push(`position(raw_event, ${literal(spec.contains)}) > 0`);

@@ -72,7 +72,7 @@ const wrong = new Set(["42", "43", "46", "47", "53", "62", "215", "386"]);
 /** Of each replica's reason, what is logged: 18.16 adds its stack. */
 const reasonChars = 500;
 /** What every replica has; one that was made anew on an empty disk lacks them until its data is brought back. */
-const tables = [names.eventsTable, names.alertsTable, names.undatedTable];
+const tables = [names.eventsTable, names.alertsTable];
 /** How far this replica is behind; one that has lost ZooKeeper gets nothing new and can't know. */
 const stateQuery = `SELECT count() AS tables, max(absolute_delay) AS delay, max(is_readonly) AS cut_off FROM system.replicas WHERE database = currentDatabase() AND table IN (${tables.map((table) => `'${table}'`).join(", ")})`;
 

@@ -4,7 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { toUSVString } from "node:util";
 import { z } from "zod";
 import type { TenantId } from "../common/auth.ts";
-import { acceptedTimes, type Dating, datingOf, isAddress, type LineFields, parseLine } from "./logline.ts";
+import { acceptedTimes, isAddress, type LineFields, parseLine } from "./logline.ts";
 import type { Columns } from "./row.ts";
 
 /** An event on its way into the events table. */
@@ -20,11 +20,6 @@ export interface SiemEvent {
   event_outcome: string;
   event_action: string;
   is_threat: 0 | 1;
-  /**
-   * 1 when the sender gave the id but nothing that fixes the time, so that a repeat may get another one. Readers then
-   * keep the earliest of those that have a 1. A repeat at the same time is the same row, whichever it has.
-   */
-  is_undated: 0 | 1;
 }
 
 /** The messages of the events topic: the columns of the events table. */
@@ -39,7 +34,6 @@ export const eventColumns = {
   event_outcome: "String",
   event_action: "String",
   is_threat: "UInt8",
-  is_undated: "UInt8",
 } as const satisfies Columns & Record<keyof SiemEvent, unknown>;
 
 /** Fits into one batch for Kafka, and keeps a page of the API readable. */
@@ -110,23 +104,26 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
   }
   const given = result.data;
   if (Object.keys(given).length === 0) throw new InvalidEvent("(event)", "must have at least one field");
-  const { from, to } = acceptedTimes(now);
-  if (given.event_timestamp !== undefined && (given.event_timestamp < from || given.event_timestamp > to)) {
-    const [oldest, newest] = [from, to].map((at) => new Date(at * 1000).toISOString());
+  // A repeat is known by its id and time, so both must be the same whenever it comes. What a UUIDv7 tells is the clock
+  // that the line is read by, and the time of an event that has no other.
+  const made = given.event_id === undefined ? undefined : timeOf(given.event_id);
+  const line = readLine(given.raw_event ?? "", made ?? now);
+  const event_timestamp = given.event_timestamp ?? line.event_timestamp;
+  if (given.event_id !== undefined && given.event_timestamp === undefined && !made && !line.isDated) {
     throw new InvalidEvent(
       "event_timestamp",
-      `is ${new Date(given.event_timestamp * 1000).toISOString()}; events are taken from 5 years back to 1 day ahead, now ${oldest} to ${newest}`,
+      "is missing: an event with an event_id needs a time that is the same when it is sent again; give event_timestamp, " +
+        "a raw_event with a time of the last 5 years (with its year, or not ahead of now), or a UUID of version 7 as event_id",
     );
   }
-  // An id of the sender's that tells a time makes a repeat land at the same one, whenever it comes.
-  const id = given.event_id === undefined ? undefined : timeOf(given.event_id, now);
-  const line = readLine(given.raw_event ?? "", now, id?.time);
-  // Another time is refused, whenever it comes. An id's time also tells a line's year, and stands in for a line's own.
-  const isFixed =
-    given.event_timestamp !== undefined ||
-    (line.dating === "settled" && id?.dating !== "unsettled") ||
-    (line.dating === "none" && id?.dating === "settled");
-  const event_timestamp = given.event_timestamp ?? line.event_timestamp;
+  const { from, to } = acceptedTimes(now);
+  if (event_timestamp < from || event_timestamp > to) {
+    const [oldest, newest] = [from, to].map((at) => new Date(at * 1000).toISOString());
+    throw new InvalidEvent(
+      given.event_timestamp === undefined ? "event_id" : "event_timestamp",
+      `is of ${new Date(event_timestamp * 1000).toISOString()}; events are taken from 5 years back to 1 day ahead, now ${oldest} to ${newest}`,
+    );
+  }
   // Only what the client left out is taken from the line; JSON without raw_event is its own raw event. Each field by
   // name: spreading costs more than reading the line.
   return limited({
@@ -140,7 +137,6 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
     event_outcome: given.event_outcome ?? line.event_outcome,
     event_action: given.event_action ?? line.event_action,
     is_threat: given.is_threat ?? 0,
-    is_undated: given.event_id !== undefined && !isFixed ? 1 : 0,
   });
 }
 
@@ -158,14 +154,13 @@ export function eventFromLine(line: string, tenant: TenantId, now: Date): SiemEv
     event_outcome: fields.event_outcome,
     event_action: fields.event_action,
     is_threat: 0,
-    is_undated: 0,
   });
 }
 
-function readLine(line: string, now: Date, idTime?: number): LineFields {
+function readLine(line: string, clock: Date): LineFields {
   // Before it is parsed: what will be refused needs no work.
   if (line.length > maxEventBytes) throw tooLarge(`more than ${maxEventBytes}`);
-  return parseLine(line, now, idTime === undefined ? now : new Date(idTime));
+  return parseLine(line, clock);
 }
 
 function limited(event: SiemEvent): SiemEvent {
@@ -185,16 +180,10 @@ function idAt(seconds: number, now: Date): string {
   return uuidV7(new Date(seconds * 1000 + now.getMilliseconds()));
 }
 
-/** The milliseconds that a UUID of version 7 tells, if an event may have that time, and what they fix. */
-function timeOf(
-  id: string,
-  now: Date,
-): { readonly time: number | undefined; readonly dating: Dating } | undefined {
+/** The time that a UUID of version 7 tells. */
+function timeOf(id: string): Date | undefined {
   if (!/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i.test(id)) return undefined;
-  const time = Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
-  const { from, to } = acceptedTimes(now);
-  const taken = time >= from * 1000 && time < (to + 1) * 1000;
-  return { time: taken ? time : undefined, dating: datingOf(Math.floor(time / 1000), now) };
+  return new Date(Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16));
 }
 
 /** A UUID that sorts by time (RFC 9562, version 7). */

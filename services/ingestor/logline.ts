@@ -18,22 +18,8 @@ export function acceptedTimes(now: Date): { readonly from: number; readonly to: 
   return { from: present - maxAgeSeconds, to: present + maxAheadSeconds };
 }
 
-/** A repeat within so many days finds the same year, and the old end of the times that events may have. */
+/** A line without a year that comes again within so many days finds the same one. */
 const repeatDays = 60;
-/** No time zone is further ahead. A repeat of what is, from a clock that is wrong, has the rest of a day. */
-const furthestZoneSeconds = 14 * 3600;
-
-/**
- * What a time that nobody gave as the event's own fixes. Near an end of the times that events may have it would not have
- * been taken a while ago, or will not be in a while.
- */
-export function datingOf(time: number, now: Date): Dating {
-  const { from, to } = acceptedTimes(now);
-  const span = repeatDays * 24 * 3600;
-  if (!(time >= from - span && time <= to + span)) return "none";
-  const isNearEnd = time < from + span || time > seconds(now.getTime()) + furthestZoneSeconds;
-  return isNearEnd ? "unsettled" : "settled";
-}
 
 /** Whether a text is an address; the longest one has 45 characters, but a zone after it could have any number. */
 export function isAddress(text: string): boolean {
@@ -46,19 +32,12 @@ export interface LineFields extends Pick<
   SiemEvent,
   "event_timestamp" | "source_ip" | "source_type" | "event_category" | "event_outcome" | "event_action"
 > {
-  readonly dating: Dating;
+  /** Whether the time is the line's own, and the same whenever the line comes. */
+  readonly isDated: boolean;
 }
-/**
- * Whether something fixes an event's time: `settled`, so that it is the same whenever the event comes; `unsettled`, so
- * that at another time of arrival it could be taken otherwise; `none`.
- */
-export type Dating = "settled" | "unsettled" | "none";
 type Pattern = readonly [pattern: RegExp, action: string, outcome: Outcome];
 /** A point in time, or what stands for it where the line has none that an event may have. */
-interface When {
-  readonly event_timestamp: number;
-  readonly dating: Dating;
-}
+type When = Pick<LineFields, "event_timestamp" | "isDated">;
 
 const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const isoTime = String.raw`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)`;
@@ -133,11 +112,10 @@ const failedLevels: readonly string[] = ["error", "crit", "alert", "emerg"];
 
 /**
  * What a line says. A line of an unknown shape is kept as it is. One without a time that an event may have gets that
- * of `reference`, which also tells the year where the line doesn't.
- * @param reference when the line is known to have been sent; the time of arrival, if nothing better is known
+ * of `clock`, which also tells the year where the line doesn't.
+ * @param clock when the line is known to have been sent; the time of arrival, if nothing better is known
  */
-export function parseLine(line: string, now: Date, reference = now): LineFields {
-  const clock: Clock = { now, reference };
+export function parseLine(line: string, clock: Date): LineFields {
   const access = shapes.access.exec(line);
   if (access) return parseAccess(access, clock);
   const modern = shapes.syslog5424.exec(line);
@@ -221,7 +199,7 @@ function afterStructuredData(line: string, start: number): string {
   return line.slice(place).replace(/^ ?\ufeff?/, "");
 }
 
-function parseAccess(match: RegExpExecArray, clock: Clock): LineFields {
+function parseAccess(match: RegExpExecArray, clock: Date): LineFields {
   const [, client = "", day, month = "", year, time, zoneHours, zoneMinutes, request = "", status] = match;
   return {
     ...at(Date.parse(`${year}-${monthNumber(month)}-${day}T${time}${zoneHours}:${zoneMinutes}`), clock),
@@ -234,7 +212,7 @@ function parseAccess(match: RegExpExecArray, clock: Clock): LineFields {
 }
 
 /** The error logs of nginx and Apache. They name no zone: times are UTC. */
-function parseErrorLog(line: string, clock: Clock): LineFields | undefined {
+function parseErrorLog(line: string, clock: Date): LineFields | undefined {
   const nginx = shapes.nginxError.exec(line);
   const apache = nginx ? null : shapes.apacheError.exec(line);
   if (!nginx && !apache) return undefined;
@@ -261,15 +239,9 @@ function monthNumber(month: string): string {
   return String(months.indexOf(month) + 1).padStart(2, "0");
 }
 
-/** What a line's time is measured against. */
-interface Clock {
-  readonly now: Date;
-  readonly reference: Date;
-}
-
 /**
  * RFC 3164 has no year: the latest one in which the date exists and is not in the future. Times are UTC. A date that
- * would soon be taken for next year's isn't settled: its sender's clock may only run ahead.
+ * would soon be taken for next year's fixes nothing: its sender's clock may only run ahead.
  */
 function yearless(
   month: number,
@@ -277,10 +249,10 @@ function yearless(
   hour: number,
   minute: number,
   second: number,
-  clock: Clock,
+  clock: Date,
 ): When {
-  const latest = clock.reference.getTime() + maxAheadSeconds * 1000;
-  const thisYear = clock.reference.getUTCFullYear();
+  const latest = clock.getTime() + maxAheadSeconds * 1000;
+  const thisYear = clock.getUTCFullYear();
   let next = Number.POSITIVE_INFINITY;
   for (let year = thisYear + 1; year > thisYear - 9; year--) {
     const time = Date.UTC(year, month, day, hour, minute, second);
@@ -288,27 +260,22 @@ function yearless(
     if (time > latest) next = time;
     else {
       const when = at(time, clock);
-      // Another time than that of arrival is the same at a repeat, and so is the year.
-      const isSoonNext = clock.reference === clock.now && next <= latest + repeatDays * 24 * 3600 * 1000;
-      return isSoonNext ? { ...when, dating: "unsettled" } : when;
+      return { ...when, isDated: when.isDated && next > latest + repeatDays * 24 * 3600 * 1000 };
     }
   }
   return unknownTime(clock);
 }
 
 /** A line's own time if an event may have it; the raw line shows it in any case. */
-function at(milliseconds: number, clock: Clock): When {
+function at(milliseconds: number, clock: Date): When {
   const event_timestamp = seconds(milliseconds);
-  const { from, to } = acceptedTimes(clock.now);
-  const taken = event_timestamp >= from && event_timestamp <= to;
-  return {
-    ...(taken ? { event_timestamp } : unknownTime(clock)),
-    dating: datingOf(event_timestamp, clock.now),
-  };
+  const { from, to } = acceptedTimes(clock);
+  const isDated = event_timestamp >= from && event_timestamp <= to;
+  return isDated ? { event_timestamp, isDated } : unknownTime(clock);
 }
 
-function unknownTime({ reference }: Clock): When {
-  return { event_timestamp: seconds(reference.getTime()), dating: "none" };
+function unknownTime(clock: Date): When {
+  return { event_timestamp: seconds(clock.getTime()), isDated: false };
 }
 
 function seconds(milliseconds: number): number {

@@ -31,7 +31,6 @@ const alertColumns = {
   rule: "String",
   severity: "String",
   summary: "String",
-  is_undated: "UInt8",
 } as const satisfies Columns;
 
 /** What Kafka is to hold of some events, all of it or nothing. */
@@ -147,9 +146,9 @@ function feedStands(retentionHours: number): HttpError {
 }
 
 function alertMessage(topic: string, event: SiemEvent, finding: Finding): Message {
-  const { tenant_id, event_id, event_timestamp, source_ip, is_undated } = event;
+  const { tenant_id, event_id, event_timestamp, source_ip } = event;
   const { id: rule, severity, summary } = finding;
   const alert_id = alertId(event, rule);
   const found = { alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary };
-  return { topic, key: alert_id, value: toRow(alertColumns, { ...found, is_undated }) };
+  return { topic, key: alert_id, value: toRow(alertColumns, found) };
 }

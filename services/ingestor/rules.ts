@@ -218,11 +218,11 @@ function lastTimes({ times, open }: Source, count: number): number[] {
 }
 
 /**
- * A number for an event, from 1 to 2^53: its id, with its time if that is the event's own. Two halves of FNV-1a; a source
+ * A number for an event, from 1 to 2^53: its id and time. Two halves of FNV-1a; a source
  * has at most a few thousand of them, and a token's owner who looks for two that are equal hides only his own events.
  */
-function markOf({ event_id, event_timestamp, is_undated }: SiemEvent): number {
-  const text = is_undated === 1 ? event_id : `${event_id} ${event_timestamp}`;
+function markOf({ event_id, event_timestamp }: SiemEvent): number {
+  const text = `${event_id} ${event_timestamp}`;
   let [low, high] = [0x811c9dc5, 0x2f0b4a27];
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at);

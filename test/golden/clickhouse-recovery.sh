@@ -21,7 +21,6 @@ path_of() {
   case $1 in
   events_replicated) echo /clickhouse/tables/01/events ;;
   alerts_replicated) echo /clickhouse/tables/01/alerts ;;
-  undated_replicated) echo /clickhouse/tables/01/undated ;;
   esac
 }
 # Every server has its session with ZooKeeper, can be written, and knows how far behind it is.
@@ -64,7 +63,7 @@ source_of() {
 
 for slot in 1 2 3; do
   has=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev'")
-  for table in events_replicated alerts_replicated undated_replicated; do
+  for table in events_replicated alerts_replicated; do
     if printf '%s\n' "$has" | grep -qxF "$table"; then continue; fi
     replicas=$(path_of "$table")/replicas
     zookeeper "$slot" "SELECT name FROM system.zookeeper WHERE path = '$replicas'"
@@ -86,24 +85,24 @@ done
 
 # Before the new views feed it. What one replica was told, and could not tell all others, these do when they can: what it
 # said counts only if that does not come.
-doing="adding columns"
-narrow() {
+doing="dropping columns"
+wide() {
   for slot in 1 2 3; do
-    found=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'mark_awaited_until')") || return
+    found=$(on "$slot" "SELECT table FROM system.columns WHERE database = 'dev' AND table IN ('events_replicated', 'alerts_replicated') AND name = 'mark_awaited_until'") || return
     for table in $found; do echo "$slot $table"; done
   done
 }
-left=$(narrow)
+left=$(wide)
 if [ -n "$left" ]; then until_settled; fi
 deadline=$(($(date +%s) + 120))
 while [ -n "$left" ]; do
   slot=${left%% *}
   table=$(printf '%s\n' "$left" | head -n 1 | cut -d ' ' -f 2)
-  said=$(on "$slot" "ALTER TABLE dev.$table ADD COLUMN mark_awaited_until UInt32" 2>&1) || true
-  left=$(narrow)
+  said=$(on "$slot" "ALTER TABLE dev.$table DROP COLUMN mark_awaited_until" 2>&1) || true
+  left=$(wide)
   [ -n "$left" ] || break
   if [ "$(date +%s)" -ge $deadline ]; then
-    echo "$(name "$slot") still lacks a column of $table after 120 s; told to add it, it said last: ${said:-nothing}" >&2
+    echo "$(name "$slot") still has a column of an earlier release in $table after 120 s; told to drop it, it said last: ${said:-nothing}" >&2
     exit 1
   fi
   sleep 1
@@ -125,11 +124,11 @@ drop() {
     sleep 1
   done
 }
-if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_e99469c1', 'alerts_queue_5b6ebb8b', 'undated_queue_12f779aa')")" ]; then
+if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6')")" ]; then
   # It aborts more seldom where the group is at rest.
   sleep 10
-  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_e99469c1', 'alerts_queue_5b6ebb8b', 'undated_queue_12f779aa')"
+  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6')"
   # One that has aborted may not yet take part again.
   until_settled
 fi
-drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_e99469c1', 'alerts_consumer_5b6ebb8b', 'undated_consumer_12f779aa')"
+drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_8949d6ab', 'alerts_consumer_cc77f1e6')"

@@ -33,7 +33,7 @@ drop_months() {
 
 round() {
   rules=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'") || return 1
-  for table in events_replicated alerts_replicated undated_replicated; do
+  for table in events_replicated alerts_replicated; do
     if [ "$rules" = 0 ]; then drop_months "$table" || return 1; else keep_by_rule "$table" || return 1; fi
   done
 }

@@ -51,7 +51,7 @@ esac
   return { status, said: stdout + stderr, changes: statements.filter((line) => line.startsWith("ALTER")) };
 }
 
-const tables = ["events_replicated", "alerts_replicated", "undated_replicated"];
+const tables = ["events_replicated", "alerts_replicated"];
 
 describe("a server that knows TTL", () => {
   it("gets the rule, once it removes only whole parts", () => {

@@ -6,7 +6,7 @@ import { beforeEach, describe, expect, it, vi } from "vitest";
 import { toTenantId } from "../../services/common/auth.ts";
 import { createIngestor } from "../../services/ingestor/app.ts";
 import type { Message } from "../../services/ingestor/batch.ts";
-import { eventFromJson, uuidV7 } from "../../services/ingestor/event.ts";
+import { eventFromJson, InvalidEvent, uuidV7 } from "../../services/ingestor/event.ts";
 import { Pipeline } from "../../services/ingestor/pipeline.ts";
 import { parseRules } from "../../services/ingestor/rules.ts";
 import { mintToken } from "../../services/token.ts";
@@ -141,7 +141,6 @@ describe("bodies", () => {
         event_outcome: "failure",
         event_action: "mine",
         is_threat: 0,
-        is_undated: 0,
       },
     ]);
     expect(calls[0]![0]!.key).toBe("e1");
@@ -188,7 +187,6 @@ describe("bodies", () => {
       rule: "sshd-invalid-user",
       severity: "medium",
       summary: "login attempt for a user that does not exist",
-      is_undated: 0,
     });
   });
 
@@ -291,7 +289,6 @@ describe("what reaches Kafka", () => {
     event_outcome: text,
     event_action: text,
     is_threat: "[01]",
-    is_undated: "[01]",
   });
   const alertRow = row({
     alert_id: text,
@@ -302,7 +299,6 @@ describe("what reaches Kafka", () => {
     rule: text,
     severity: text,
     summary: text,
-    is_undated: "[01]",
   });
 
   it("keeps an event with half of a surrogate pair, with U+FFFD for it", async () => {
@@ -409,113 +405,68 @@ describe("an event's identity", () => {
   });
 
   it.each([
-    ["an id alone", { event_id: "a", raw_event: "x" }, "2031-03-05T12:00:00Z", 1],
-    ["no id", { raw_event: "x" }, "2031-03-05T12:00:00Z", 0],
-    ["a time", { event_id: "a", event_timestamp: 1930000000 }, "2031-02-27T23:06:40Z", 0],
-    ["a line's time", { event_id: "a", raw_event: "Mar  5 11:00:00 h a: x" }, "2031-03-05T11:00:00Z", 0],
+    ["no id", { raw_event: "x" }, "2031-03-05T12:00:00Z"],
     [
-      "an id with a time",
-      { event_id: uuid("2031-03-01T00:00:00Z"), raw_event: "x" },
-      "2031-03-01T00:00:00Z",
-      0,
+      "no id, and a time too old in its line",
+      { raw_event: "1999-03-05T11:00:00Z h a: x" },
+      "2031-03-05T12:00:00Z",
     ],
+    ["a time", { event_id: "a", event_timestamp: 1930000000 }, "2031-02-27T23:06:40Z"],
+    [
+      "a time, and an id of another",
+      { event_id: uuid("2020-03-01T00:00:00Z"), event_timestamp: 1930000000 },
+      "2031-02-27T23:06:40Z",
+    ],
+    ["a line's time", { event_id: "a", raw_event: "Mar  5 11:00:00 h a: x" }, "2031-03-05T11:00:00Z"],
+    ["an id with a time", { event_id: uuid("2031-03-01T00:00:00Z"), raw_event: "x" }, "2031-03-01T00:00:00Z"],
     [
       "that id in capitals",
       { event_id: uuid("2031-03-01T00:00:00Z").toUpperCase(), raw_event: "x" },
       "2031-03-01T00:00:00Z",
-      0,
     ],
     [
-      "an id with a time too old",
-      { event_id: uuid("2020-03-01T00:00:00Z"), raw_event: "x" },
-      "2031-03-05T12:00:00Z",
-      1,
-    ],
-    [
-      "an id with a time too new",
-      { event_id: uuid("2031-03-07T00:00:00Z"), raw_event: "x" },
-      "2031-03-05T12:00:00Z",
-      1,
-    ],
-    [
-      "an id of another version",
-      { event_id: "01a1ffaf-3906-462f-ae17-4b978e4e4218", raw_event: "x" },
-      "2031-03-05T12:00:00Z",
-      1,
-    ],
-    [
-      "a line's time too old",
-      { event_id: "a", raw_event: "1999-03-05T11:00:00Z h a: x" },
-      "2031-03-05T12:00:00Z",
-      1,
-    ],
-    [
-      "a line of a clock that runs ahead",
-      { event_id: "a", raw_event: "Mar  7 11:00:00 h a: x" },
-      "2030-03-07T11:00:00Z",
-      1,
+      "that id and a line's time",
+      { event_id: uuid("2031-03-01T00:00:00Z"), raw_event: "2031-02-01T00:00:00Z h a: x" },
+      "2031-02-01T00:00:00Z",
     ],
     [
       "the year from the id",
       { event_id: uuid("2030-03-01T00:00:00Z"), raw_event: "Mar  4 11:00:00 h a: x" },
       "2029-03-04T11:00:00Z",
-      0,
-    ],
-  ])("with %s", async (_name, event, time, is_undated) => {
-    expect(await one(event)).toMatchObject({ event_timestamp: seconds(time), is_undated });
-  });
-
-  const hours = 3_600_000;
-  const oldest = present - 5 * 366 * 24 * hours;
-  const iso = (ms: number): string => `<13>1 ${new Date(ms).toISOString()} h a - - - x`;
-  it.each([
-    [
-      "a line a bit more than a day ahead",
-      { event_id: "a", raw_event: iso(present + 24 * hours + 5_000) },
-      10_000,
     ],
     [
-      "the same ten hours later",
-      { event_id: "a", raw_event: iso(present + 24 * hours + 5_000) },
-      9.9 * hours,
+      "an id whose line is older than events may be",
+      { event_id: uuid("2031-03-01T00:00:00Z"), raw_event: "1999-03-05T11:00:00Z h a: x" },
+      "2031-03-01T00:00:00Z",
     ],
-    [
-      "its id, a bit more than a day ahead",
-      { event_id: uuidV7(new Date(present + 24 * hours + 5_000)) },
-      10_000,
-    ],
-    ["a line without a year, ahead", { event_id: "a", raw_event: "Mar  6 12:00:05 h a: x" }, 10_000],
-    ["a line of almost five years ago", { event_id: "a", raw_event: iso(oldest + 24 * hours) }, 48 * hours],
-    [
-      "such a line, two months later",
-      { event_id: "a", raw_event: iso(oldest + 24 * hours) },
-      59 * 24 * hours,
-    ],
-    ["such an id", { event_id: uuidV7(new Date(oldest + 24 * hours)) }, 48 * hours],
-    [
-      "such a line and a new id",
-      { event_id: uuidV7(new Date(present)), raw_event: iso(oldest + 24 * hours) },
-      48 * hours,
-    ],
-  ])("is one when it comes again: %s", async (_name, event, later) => {
-    const first = await one({ raw_event: "x", ...event });
-    time = present + later;
-    const second = await one({ raw_event: "x", ...event });
-    expect(second["event_timestamp"]).not.toBe(first["event_timestamp"]);
-    // The API shows the earlier of two that are marked, and both if one isn't.
-    expect([first["is_undated"], second["is_undated"]]).toEqual([1, 1]);
+  ])("with %s", async (_name, event, time) => {
+    expect(await one(event)).toMatchObject({ event_timestamp: seconds(time) });
   });
 
   it.each([
-    ["a clock a bit ahead", { raw_event: iso(present + 5_000) }],
-    ["a clock in a zone ahead", { raw_event: iso(present + 14 * hours) }],
-    ["a given time", { event_timestamp: Math.floor(present / 1000) + 24 * 3600 }],
-    ["a given time of five years ago", { event_timestamp: Math.floor(oldest / 1000) }],
-  ])("may have an id that another event has, with %s", async (_name, event) => {
-    expect(await one({ event_id: "a", ...event })).toMatchObject({ is_undated: 0 });
+    ["an id alone", { event_id: "a", raw_event: "x" }, "event_timestamp"],
+    ["an id of another version", { event_id: "01a1ffaf-3906-462f-ae17-4b978e4e4218" }, "event_timestamp"],
+    ["a line's time too old", { event_id: "a", raw_event: "1999-03-05T11:00:00Z h a: x" }, "event_timestamp"],
+    ["a line's time too new", { event_id: "a", raw_event: "2031-03-07T00:00:00Z h a: x" }, "event_timestamp"],
+    [
+      "a line without a year, of a clock that runs ahead",
+      { event_id: "a", raw_event: "Mar  7 11:00:00 h a: x" },
+      "event_timestamp",
+    ],
+    ["an id with a time too old", { event_id: uuid("2020-03-01T00:00:00Z"), raw_event: "x" }, "event_id"],
+    ["an id with a time too new", { event_id: uuid("2031-03-07T00:00:00Z"), raw_event: "x" }, "event_id"],
+    ["an id with a time as no event has", { event_id: "ffffffff-ffff-7abc-8abc-0123456789ab" }, "event_id"],
+  ])("with %s is refused, and the answer says what is missing", async (_name, event, field) => {
+    const response = await post(JSON.stringify([{ raw_event: "x" }, event]));
+    expect(response.statusCode).toBe(400);
+    expect(response.json()).toMatchObject({ error: "invalid_event", line: 2, field });
+    expect(response.json<Record<string, string>>()["message"]).toMatch(
+      /event_timestamp, .* UUID of version 7|5 years/,
+    );
+    expect(calls).toEqual([]);
   });
 
-  it("is the same for a repeat, whenever it comes, or the event is undated", () => {
+  it("is the same for a repeat, whenever it comes, or the repeat is refused", () => {
     const at = fc.date({
       min: new Date("2030-01-01T00:00:00Z"),
       max: new Date("2031-03-05T00:00:00Z"),
@@ -554,40 +505,28 @@ describe("an event's identity", () => {
       raw_event,
       ...(hasTime ? { event_timestamp: Math.floor(date.getTime() / 1000) } : {}),
     }));
-    const tenHours = 10 / 24;
     // Whole seconds: most doubles are next to nothing.
-    const upTo = (most: number) => fc.integer({ min: 0, max: most * 86_400 }).map((count) => count / 86_400);
-    const days = fc.oneof(upTo(tenHours), upTo(59));
-    const seen = { same: 0, undated: 0, merged: 0 };
+    const days = fc.integer({ min: 0, max: 59 * 86_400 }).map((count) => count / 86_400);
+    const seen = { same: 0, refused: 0, refusedLater: 0, takenLater: 0 };
     fc.assert(
       fc.property(event, days, (given, later) => {
-        const [first, second] = [present, present + later * day].map((arrival): Record<string, unknown> => {
-          const made = eventFromJson(given, toTenantId("acme"), new Date(arrival));
-          return { ...made };
-        });
-        const identity = (row: Record<string, unknown>): unknown[] => [
-          row["tenant_id"],
-          row["event_timestamp"],
-          row["event_id"],
-        ];
-        if (first!["is_undated"] === 0) {
-          // A repeat may be marked: as long as it is the same row, that marks nothing as a copy of another.
-          expect(identity(second!)).toEqual(identity(first!));
-          seen.same++;
-        } else {
-          seen.undated++;
-          // Another second is a copy only if it's marked too. A time far ahead is told so for ten hours.
-          if (later <= tenHours && second!["event_timestamp"] !== first!["event_timestamp"]) {
-            expect(second!["is_undated"]).toBe(1);
-            seen.merged++;
+        const [first, second] = [present, present + later * day].map((arrival) => {
+          try {
+            const made = eventFromJson(given, toTenantId("acme"), new Date(arrival));
+            return [made.tenant_id, made.event_timestamp, made.event_id];
+          } catch (error) {
+            if (!(error instanceof InvalidEvent)) throw error;
+            return undefined;
           }
-        }
+        });
+        if (first && second) {
+          expect(second).toEqual(first);
+          seen.same++;
+        } else seen[first ? "refusedLater" : second ? "takenLater" : "refused"]++;
       }),
       { numRuns: 5000 },
     );
-    expect(seen.merged).toBeGreaterThan(50);
-    expect(seen.same).toBeGreaterThan(100);
-    expect(seen.undated).toBeGreaterThan(20);
+    for (const [what, count] of Object.entries(seen)) expect(count, what).toBeGreaterThan(20);
   });
 });
 
