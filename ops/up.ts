@@ -9,6 +9,7 @@ import { type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
 import { runChecks } from "./checks.ts";
 import { alone, parse } from "./command.ts";
+import { crashLoop, keepers } from "./crash-loops.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
@@ -146,7 +147,11 @@ async function up(stackName: string): Promise<void> {
           ...(local ? { Docker: await dockerRoot(config.local.dockerHost) } : {}),
         },
       });
-      throw new Error(`the deploy failed:\n${reason}\n${remedy}`, { cause: error });
+      const ending = await reachOf(config, stack)
+        .then((reach) => Promise.all(keepers(topology).map((one) => crashLoop(reach, one, stackName))))
+        .catch(() => []);
+      const why = ending.filter((line) => line !== undefined);
+      throw new Error(["the deploy failed:", reason, ...why, remedy].join("\n"), { cause: error });
     }
   });
   if (local) await finishLeftovers(stack);
