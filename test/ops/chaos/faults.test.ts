@@ -7,9 +7,20 @@ import { plan } from "../../../components/topology.ts";
 import { CannotBreak, Faults } from "../../../ops/chaos/faults.ts";
 import { mend, refused } from "../../../ops/chaos/network.ts";
 import { type Fault, type Parts, type Victim } from "../../../ops/chaos/scenarios.ts";
-import { inNetwork, keepBusy } from "../../../ops/chaos/tools.ts";
+import { besideVolumes, inNetwork, keepBusy } from "../../../ops/chaos/tools.ts";
 
-vi.mock("../../../ops/chaos/tools.ts", () => ({ inNetwork: vi.fn(), keepBusy: vi.fn() }));
+vi.mock("../../../ops/chaos/tools.ts", () => ({
+  besideVolumes: vi.fn(),
+  inNetwork: vi.fn(),
+  keepBusy: vi.fn(),
+}));
+vi.mock("../../../ops/hold.ts", () => ({
+  withHold: async (_docker: unknown, _stack: string, work: () => Promise<unknown>) => {
+    held = true;
+    return work().finally(() => (held = false));
+  },
+}));
+let held = false;
 // Vitest's clock rules only the global timers.
 vi.mock("node:timers/promises", () => ({
   setTimeout: (ms: number, value: unknown, { signal }: { signal?: AbortSignal } = {}) =>
@@ -105,6 +116,24 @@ describe("a fault", () => {
   });
   afterEach(() => {
     vi.useRealTimers();
+  });
+
+  it("that cuts the power kills, takes from the disk what was not synced, and starts again, while nobody else does", async () => {
+    vi.mocked(besideVolumes).mockImplementation((_tools, name, line, input) => {
+      calls.push(line.includes("truncate") ? `cut ${name} back to ${input}` : `list ${name}`);
+      return Promise.resolve("3");
+    });
+    const victims: Victim[] = [{ kind: "replica", service: "kafka", which: 2 }];
+    const applied = faults.apply({ do: "cut the power", victims, seconds: 8 }, parts);
+    await vi.advanceTimersByTimeAsync(19_000);
+    expect(calls).toEqual(["list kafka-2"]);
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(calls.slice(1)).toEqual(["kill kafka-2", "cut kafka-2 back to 3"]);
+    expect(held).toBe(true);
+    await vi.advanceTimersByTimeAsync(8_000);
+    await applied;
+    expect(calls.slice(3)).toEqual(["start kafka-2"]);
+    expect(held).toBe(false);
   });
 
   const pause: Fault = { do: "pause", victims: [api(1), api(2)], seconds: 10 };

@@ -61,6 +61,7 @@ describe("the scenarios", () => {
       ...["lb-node", "stream-node", "store-node", "zone", "lb-pair", "lb-quorum"].map(
         (what) => `cut-${what}`,
       ),
+      ...["clickhouse", "kafka", "zookeeper", "zone-2"].map((who) => `${who}-power-cut`),
       ...["store-disk-full", "broker-and-clickhouse-kill", "haproxy-and-ingestor-kill"],
       ...["supervisor-and-api-kill", "watchdog-and-ingestor-kill", "storm", "daemon-restart"],
     ];
