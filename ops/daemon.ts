@@ -85,7 +85,8 @@ export async function inContainer(
       ["-H", addressIn(reach, replica.node), "exec", ...attached, replica.name, ...command],
       { env: { ...process.env, ...reach }, timeout: 30_000 },
     );
-    running.child.stdin?.end(input);
+    // One that ended before it had read has an exit code that says more.
+    running.child.stdin?.on("error", () => undefined).end(input);
     return (await running).stdout.trim();
   } catch (error) {
     const { stderr, message } = error as { stderr?: string; message: string };

@@ -484,7 +484,7 @@ export class Faults {
           for (const node of anchors) lost(node, at);
         },
         undo: async () => {
-          await this.#start(anchors);
+          if (anchors.length > 0) await this.#start(anchors);
           await this.#start(guests);
           // An anchor that was never killed still has the rules.
           await this.#mend(anchors);

@@ -44,7 +44,8 @@ export async function besideVolumes(
       timeout: 60_000,
       maxBuffer: 64 * 1024 * 1024,
     });
-    running.child.stdin?.end(input);
+    // One that ended before it had read has an exit code that says more.
+    running.child.stdin?.on("error", () => undefined).end(input);
     return (await running).stdout;
   } catch (error) {
     const { stderr, message } = error as { stderr?: string; message: string };

@@ -116,7 +116,8 @@ describe.skipIf(withoutDocker() || withoutRoot())("a full disk", () => {
     plane = await startPlane({
       net: "198.18.83",
       brokers: 1,
-      replicas: 2,
+      // Two others, so that a block finds a second replica (decision 17).
+      replicas: 3,
       data: { "clickhouse-2": disk.path },
     });
     const { query, urls, container } = plane;
@@ -156,7 +157,7 @@ describe.skipIf(withoutDocker() || withoutRoot())("a full disk", () => {
 
     disk.grow(512);
     const grown = Date.now();
-    for (const slot of [1, 2]) {
+    for (const slot of [1, 2, 3]) {
       await expect
         .poll(
           () => Number(query(slot, `SELECT uniqExact(event_id) FROM ${names.database}.${names.eventsTable}`)),
@@ -168,7 +169,7 @@ describe.skipIf(withoutDocker() || withoutRoot())("a full disk", () => {
         .toBe(acknowledged.length);
     }
     console.log(
-      `both replicas had everything ${Math.round((Date.now() - grown) / 1000)} s after there was space`,
+      `all replicas had everything ${Math.round((Date.now() - grown) / 1000)} s after there was space`,
     );
     expect(await total()).toBe(acknowledged.length);
     await api.close();

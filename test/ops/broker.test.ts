@@ -78,7 +78,10 @@ const others = [
   ...["supervisor", "watchdog", "vip", "probe event", "parts", "consumer lag", "data"],
 ];
 async function verified(): Promise<CheckResult> {
-  const results = await runChecks({ config, topology, reach, jwtSecret: "", stack: "local" }, { without: others });
+  const results = await runChecks(
+    { config, topology, reach, jwtSecret: "", stack: "local" },
+    { without: others },
+  );
   const kafka = results.filter(({ check }) => check === "kafka");
   expect(kafka).toHaveLength(1);
   return kafka[0]!;

@@ -16,8 +16,16 @@ describe("a part that was set aside", () => {
   ])("%s", (name, range) => expect(rangeOf(name)).toEqual(range));
 
   it("is missing where no active part of its month has all of its blocks", () => {
-    const broken = ["broken_202611_5_9_1", "broken_202611_12_12_0", "202610_1_1_0", "noquorum_202611_99_99_0"];
-    expect(uncovered(broken, ["202611_1_10_2", "202611_11_11_0"])).toEqual(["broken_202611_12_12_0", "202610_1_1_0"]);
+    const broken = [
+      "broken_202611_5_9_1",
+      "broken_202611_12_12_0",
+      "202610_1_1_0",
+      "noquorum_202611_99_99_0",
+    ];
+    expect(uncovered(broken, ["202611_1_10_2", "202611_11_11_0"])).toEqual([
+      "broken_202611_12_12_0",
+      "202610_1_1_0",
+    ]);
     expect(uncovered(broken, ["202611_1_12_3", "202610_1_3_1"])).toEqual([]);
   });
 });

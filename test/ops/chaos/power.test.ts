@@ -29,8 +29,12 @@ function cutOf(keeper: Keeper, before: Record<string, string>, after: Record<str
   const list = run(listing(keeper));
   write(after);
   const cut = Number(run(cutting(keeper), list));
-  const read = (file: string) => (statSync(join(root, file)).size === 0 ? "" : readFileSync(join(root, file), "utf8"));
-  return { cut, disk: Object.fromEntries(Object.keys({ ...before, ...after }).map((file) => [file, read(file)])) };
+  const read = (file: string) =>
+    statSync(join(root, file)).size === 0 ? "" : readFileSync(join(root, file), "utf8");
+  return {
+    cut,
+    disk: Object.fromEntries(Object.keys({ ...before, ...after }).map((file) => [file, read(file)])),
+  };
 }
 
 it("takes parts of ClickHouse that are new, and leaves the others and the definitions", () => {
@@ -55,7 +59,12 @@ it("takes the end of a segment of Kafka's that has grown, with its indexes, and 
   const data = "var/lib/kafka/data/ingest-events-0/0";
   const { cut, disk } = cutOf(
     "kafka",
-    { [`${data}.log`]: "one", [`${data}.index`]: "1", [`${data}.timeindex`]: "1", "var/lib/kafka/data/x-0/0.log": "rests" },
+    {
+      [`${data}.log`]: "one",
+      [`${data}.index`]: "1",
+      [`${data}.timeindex`]: "1",
+      "var/lib/kafka/data/x-0/0.log": "rests",
+    },
     { [`${data}.log`]: "one, two", "var/lib/kafka/data/recovery-point-offset-checkpoint": "synced" },
   );
   expect(cut).toBe(1);
