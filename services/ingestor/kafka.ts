@@ -49,8 +49,8 @@ export class KafkaPublisher {
   #stopped = false;
   #giveUpAt = Number.POSITIVE_INFINITY;
   readonly #inFlight = new Set<InFlight>();
-  /** How many producers there were; each asks another broker first. */
-  #made = 0;
+  /** How many brokers gave no metadata in time; the next one is asked first. */
+  #silent = 0;
 
   constructor(options: KafkaOptions) {
     this.#options = options;
@@ -139,7 +139,7 @@ export class KafkaPublisher {
 
   #create(): KafkaProducer {
     // The library asks the first of them for metadata, for as long as that one takes connections, as one that hangs does.
-    const first = this.#made++ % this.#options.brokers.length;
+    const first = this.#silent % this.#options.brokers.length;
     const brokers = [...this.#options.brokers.slice(first), ...this.#options.brokers.slice(0, first)];
     if (this.#options.createProducer) return this.#options.createProducer(brokers);
     return new Producer({
@@ -186,7 +186,9 @@ export class KafkaPublisher {
       this.#failures++;
       if (this.#failures === tolerated)
         this.#options.warn({ cause: causes(error) }, "lost the connection to Kafka");
-      if (/timed out/i.test(causes(error))) this.#renew(producer);
+      if (!/timed out/i.test(causes(error))) return;
+      this.#silent++;
+      this.#renew(producer);
     }
   }
 
