@@ -113,6 +113,23 @@ export async function removeLeftovers(
 }
 
 /**
+ * Starts nodes that stand still. The engine can't: without its ports a node looks changed to Pulumi's Docker plugin, and
+ * it is protected from being replaced.
+ */
+export async function startNodes(
+  docker: Docker,
+  nodes: readonly { readonly name: string }[],
+  { label, log }: Pick<LeftoversArgs, "label" | "log">,
+): Promise<void> {
+  const { containers } = await inventory(docker, label);
+  for (const { id, name, state } of containers) {
+    if (state !== "exited" || !nodes.some((node) => node.name === name)) continue;
+    log(`  ${name} stood still: starting it`);
+    await docker.getContainer(id).start();
+  }
+}
+
+/**
  * After a deploy that came to its end nothing is half-made any more. The engine would keep what it once began for ever,
  * and take another stack's container of that name for a leftover one day.
  */

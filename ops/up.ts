@@ -13,7 +13,7 @@ import { crashLoop, keepers } from "./crash-loops.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
-import { findLeftovers, finishLeftovers, removeLeftovers } from "./leftovers.ts";
+import { findLeftovers, finishLeftovers, removeLeftovers, startNodes } from "./leftovers.ts";
 import {
   earlierNodes,
   excessMemory,
@@ -136,7 +136,15 @@ async function up(stackName: string): Promise<void> {
   await stage("deploy", async () => {
     try {
       const deploy = () => stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
-      await (local ? withHold(connect(config.local.dockerHost), label, deploy) : deploy());
+      if (!local) {
+        await deploy();
+        return;
+      }
+      const docker = connect(config.local.dockerHost);
+      await withHold(docker, label, async () => {
+        await startNodes(docker, topology.nodes, { label, log: print });
+        await deploy();
+      });
     } catch (error) {
       const reason = reasonOf(progress.errors, error);
       const remedy = await remedyFor(reason, {

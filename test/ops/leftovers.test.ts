@@ -1,7 +1,8 @@
 // Whose a container is, from what the state says.
 
+import type Docker from "dockerode";
 import { describe, expect, it } from "vitest";
-import { sort } from "../../ops/leftovers.ts";
+import { sort, startNodes } from "../../ops/leftovers.ts";
 
 const type = "docker:index/container:Container";
 const resource = (name: string, id?: string, of = type) => ({
@@ -57,4 +58,25 @@ describe("sort", () => {
     const containers = [{ id: "w", name: "haproxy-1-config", state: "exited" }];
     expect(sort({ containers, networks: [] }, state)).toEqual({ containers, networks: [], strangers: [] });
   });
+});
+
+it("starts the nodes that stand still, and nothing else", async () => {
+  const started: string[] = [];
+  const listed = (name: string, State: string) => ({ Id: `id of ${name}`, Names: [`/${name}`], State });
+  const docker = {
+    listContainers: () =>
+      Promise.resolve([
+        listed("lb-node-1", "exited"),
+        listed("lb-node-2", "running"),
+        listed("kafka-1", "exited"),
+      ]),
+    listVolumes: () => Promise.resolve({ Volumes: [] }),
+    listNetworks: () => Promise.resolve([]),
+    getContainer: (id: string) => ({ start: () => Promise.resolve(void started.push(id)) }),
+  } as unknown as Docker;
+  const lines: string[] = [];
+  const nodes = [{ name: "lb-node-1" }, { name: "lb-node-2" }];
+  await startNodes(docker, nodes, { label: "local", log: (line) => lines.push(line) });
+  expect(started).toEqual(["id of lb-node-1"]);
+  expect(lines).toEqual(["  lb-node-1 stood still: starting it"]);
 });
