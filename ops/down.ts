@@ -4,6 +4,7 @@ import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
 import type Docker from "dockerode";
 import { labelOf } from "../components/config.ts";
+import { isOn, machinesIn } from "./away.ts";
 import { alone, confirm, parse } from "./command.ts";
 import { connect, inventory, removeContainer } from "./daemon.ts";
 import { withHold } from "./hold.ts";
@@ -76,13 +77,22 @@ async function down(stackName: string, options: DownOptions): Promise<void> {
   } else {
     await ask(stack, lossesOnAws(resources), options);
   }
-  const data = await unprotect(stack, (resource) => keepData && resource.type === volumeType);
+  // Containers go with their machines. So none is asked, and one that doesn't answer stops nothing.
+  const machines = machinesIn(resources);
+  const onMachines = new Set(
+    resources.filter((each) => machines.some((machine) => isOn(each, machine))).map(({ urn }) => urn),
+  );
+  const data = await unprotect(
+    stack,
+    (resource) => keepData && resource.type === volumeType,
+    ({ urn }) => onMachines.has(urn),
+  );
+  const shown = { onEvent: progress.onEvent, suppressOutputs: true };
   try {
     const destroy = () =>
       stack.destroy({
-        refresh: true,
-        onEvent: progress.onEvent,
-        suppressOutputs: true,
+        refresh: local,
+        ...shown,
         ...(keepData ? { exclude: data.map((volume) => volume.urn) } : {}),
       });
     if (local) {
@@ -93,6 +103,7 @@ async function down(stackName: string, options: DownOptions): Promise<void> {
         await destroy();
       });
     } else {
+      await stack.refresh({ exclude: [...onMachines], ...shown });
       await destroy();
     }
   } catch (error) {

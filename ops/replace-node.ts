@@ -5,39 +5,46 @@ import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
-import { topologyOf } from "../components/config.ts";
+import { type AwsConfig, type SiemConfig, topologyOf } from "../components/config.ts";
 import { type Node, type Topology } from "../components/topology.ts";
+import {
+  absent,
+  commandType,
+  isOf,
+  isOn,
+  isUnsettled,
+  type Machine,
+  machinesIn,
+  nameOf,
+  outOfReach,
+  type StateResource as Resource,
+  type Step,
+  waiting,
+} from "./away.ts";
 import { type CheckResult, runChecks } from "./checks.ts";
 import { alone, confirm, parse } from "./command.ts";
 import { reachOf } from "./daemon.ts";
 import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
 import { ensurePulumi } from "./toolchain.ts";
-import { openStack, readSecret, releaseDeadLock, stackConfig } from "./workspace.ts";
+import {
+  detach,
+  openStack,
+  planned,
+  readSecret,
+  recorded,
+  releaseDeadLock,
+  stackConfig,
+} from "./workspace.ts";
 
 const instanceType = "aws:ec2/instance:Instance";
 const attachmentType = "aws:ec2/volumeAttachment:VolumeAttachment";
 
 /** What this needs to know of a resource in the state. */
-export interface StateResource {
-  readonly urn: string;
-  readonly type: string;
-  readonly id?: string;
+export interface StateResource extends Resource {
   readonly deletedWith?: string;
-  /** An old one that is still to be deleted, after an interrupted replacement. */
-  readonly delete?: boolean;
   readonly outputs?: { readonly disableApiTermination?: boolean };
-  /** URN and id of the provider that made it. */
-  readonly provider?: string;
   protect?: boolean;
-  retainOnDelete?: boolean;
-}
-
-/** One step of a plan. */
-export interface Step {
-  readonly op: string;
-  readonly urn: string;
-  readonly type: string;
 }
 
 /** The whole state, to be changed and put back. */
@@ -51,25 +58,23 @@ export interface Surroundings {
   readonly topology: Topology;
   exported(): Promise<Exported>;
   check(): Promise<readonly CheckResult[]>;
-  /** What would be done if this resource were replaced. */
-  plan(urn: string): Promise<readonly Step[]>;
+  /** What would be done if this machine were replaced, without what has to wait for others that don't answer. */
+  plan(machine: Machine): Promise<readonly Step[]>;
   /** Lets AWS terminate this instance. */
   allowTermination(instanceId: string): Promise<void>;
-  replace(urn: string): Promise<void>;
+  /** Does what was planned. */
+  replace(machine: Machine): Promise<void>;
   /** @throws when the person does not want it, or nobody can be asked. */
-  confirm(question: string): Promise<void>;
+  confirm(question: string, name: string): Promise<void>;
   readonly print: (line: string) => void;
 }
 
-/** The machine's instance in the state. @throws Error for a name that is not one of the machines. */
-export function instanceOf(resources: readonly StateResource[], alias: string): StateResource {
-  const instances = resources.filter(
-    (resource) =>
-      resource.type === instanceType && resource.delete !== true && /-node-\d+$/.test(resource.urn),
-  );
-  const found = instances.find(({ urn }) => nameOf(urn) === alias);
+/** The machine, whether the state still has its instance or not. @throws Error for a name that no machine has. */
+export function machineOf(resources: readonly StateResource[], alias: string): Machine {
+  const machines = machinesIn(resources);
+  const found = machines.find((machine) => machine.alias === alias);
   if (found === undefined) {
-    const there = instances.map(({ urn }) => nameOf(urn)).join(", ");
+    const there = machines.map((machine) => machine.alias).join(", ");
     throw new Error(
       `there is no machine ${alias} in this stack; there are: ${there === "" ? "none" : there}. Nothing was touched`,
     );
@@ -78,23 +83,10 @@ export function instanceOf(resources: readonly StateResource[], alias: string): 
 }
 
 /** The protected resources that go with a machine, and no others: its disk and its address stay. */
-export function protectedWith(resources: readonly StateResource[], instance: StateResource): StateResource[] {
+export function protectedWith(resources: readonly StateResource[], machine: Machine): StateResource[] {
   return resources.filter(
     ({ urn, protect, deletedWith }) =>
-      protect === true && (urn === instance.urn || deletedWith === instance.urn),
-  );
-}
-
-/**
- * What nobody can delete in order any more once the machine is dead: its containers, over a connection that doesn't
- * come about, and the attachment of its disk, before which it would have to be stopped. They are let go instead; the
- * engine takes that mark away with the next deploy.
- */
-export function outOfReach<T extends StateResource>(resources: readonly T[], alias: string): T[] {
-  return resources.filter(
-    ({ urn, type, provider }) =>
-      provider?.includes(`::${alias}-docker::`) === true ||
-      (type === attachmentType && nameOf(urn) === `${alias}-data`),
+      protect === true && (urn === machine.instance || deletedWith === machine.instance),
   );
 }
 
@@ -114,17 +106,10 @@ const removing = new Set(["delete", "delete-replaced", "replace", "create-replac
 export function beyond(
   steps: readonly Step[],
   resources: readonly StateResource[],
-  instance: StateResource,
+  machine: Machine,
 ): string[] {
   const own = new Set(
-    resources
-      .filter(
-        ({ urn, type, deletedWith }) =>
-          urn === instance.urn ||
-          deletedWith === instance.urn ||
-          (type === attachmentType && nameOf(urn) === `${nameOf(instance.urn)}-data`),
-      )
-      .map(({ urn }) => urn),
+    resources.filter((each) => isOn(each, machine) || isOf(each, machine)).map(({ urn }) => urn),
   );
   const found = steps.filter(({ op, urn, type }) => removing.has(op) && carrying.has(type) && !own.has(urn));
   return [...new Set(found.map(({ urn, type }) => `${nameOf(urn)} (${type.split(":").at(-1)})`))];
@@ -145,7 +130,7 @@ const single = new Set([
 
 /**
  * Failed checks that forbid to take this machine away now. Those about what runs on it don't; and if it is lost
- * already, neither do those that count it.
+ * already, neither do those that count it, nor those about the other machines of its zone: a zone is lost as a whole.
  */
 export function objections(
   results: readonly CheckResult[],
@@ -155,15 +140,12 @@ export function objections(
 ): CheckResult[] {
   const { nodes, haproxy, keepalived, api, ingestor, zookeeper, kafka, clickhouse } = topology;
   const replicas = [haproxy, keepalived, api, ingestor, zookeeper, kafka, clickhouse].flat();
+  const gone = (other: Node) => other === node || (lost && other.zone === node.zone);
   const onIt = new Set([
-    ...nodes.filter((candidate) => candidate === node).map(({ name }) => name),
-    ...replicas.filter((replica) => replica.node === node).map(({ name }) => name),
+    ...nodes.filter(gone).map(({ name }) => name),
+    ...replicas.filter((replica) => gone(replica.node)).map(({ name }) => name),
   ]);
   return results.filter(({ ok, check, target }) => !ok && !onIt.has(target) && !(lost && !single.has(check)));
-}
-
-function nameOf(urn: string): string {
-  return urn.split("::").at(-1) ?? urn;
 }
 
 /**
@@ -183,8 +165,8 @@ export async function replaceNode(
     );
   }
   const { resources, put } = await around.exported();
-  const instance = instanceOf(resources, alias);
-  const id = instance.id ?? "";
+  const machine = machineOf(resources, alias);
+  const { id } = machine;
 
   const against = objections(await around.check(), topology, node, options.lost);
   if (against.length > 0) {
@@ -195,36 +177,40 @@ export async function replaceNode(
   }
 
   const guests = resources.filter(
-    ({ type, deletedWith }) => type === "docker:index/container:Container" && deletedWith === instance.urn,
+    (each) => each.type === "docker:index/container:Container" && isOn(each, machine),
   );
-  print(`${alias} is the instance ${id}. It is stopped and terminated, and a new one takes its place:
+  print(`${id === undefined ? `${alias} has no instance any more. A` : `${alias} is the instance ${id}. It is stopped and terminated, and a`} new one takes its place:
   gone     the instance, its system disk and its containers: ${guests.map(({ urn }) => nameOf(urn)).join(", ")}
   kept     its address ${node.address}, its data disk and all that is on it
   new      Debian's newest image, the first boot of this version of the program, all containers
 Until that is done the platform runs without it: one more loss in this time can stop it.`);
-  await around.confirm(`Replace ${alias}?`);
+  await around.confirm(`Replace ${alias}?`, alias);
 
-  const lifted = protectedWith(resources, instance);
+  const lifted = protectedWith(resources, machine);
   for (const resource of lifted) resource.protect = false;
-  const letGo = options.lost ? outOfReach(resources, alias) : [];
+  const letGo = options.lost || isUnsettled(machine) ? outOfReach(resources, machine) : [];
   const kept = new Set(letGo.filter(({ retainOnDelete }) => retainOnDelete === true));
   for (const resource of letGo) resource.retainOnDelete = true;
   await put();
   try {
-    const further = beyond(await around.plan(instance.urn), resources, instance);
+    const steps = await around.plan(machine);
+    const further = beyond(steps, resources, machine);
     if (further.length > 0) {
       throw new Error(
         `the plan takes more than ${alias}: ${further.join(", ")}. Nothing was touched. Other changes are waiting: deploy them first, or undo them`,
       );
     }
-    if (instance.outputs?.disableApiTermination === true) await around.allowTermination(id);
+    const instance = resources.find(({ urn }) => urn === machine.instance);
+    if (id !== undefined && instance?.outputs?.disableApiTermination === true) {
+      await around.allowTermination(id);
+    }
   } catch (error) {
     for (const resource of lifted) resource.protect = true;
     for (const resource of letGo) resource.retainOnDelete = kept.has(resource);
     await put();
     throw error;
   }
-  await around.replace(instance.urn);
+  await around.replace(machine);
 
   const results = await around.check();
   print(renderResults(results));
@@ -241,17 +227,17 @@ async function allowTermination(region: string, instanceId: string): Promise<voi
   await promisify(execFile)("aws", [...args, "--no-disable-api-termination"]);
 }
 
-async function main(stackName: string, alias: string, yes: boolean, lost: boolean): Promise<void> {
-  const print = (line: string) => process.stdout.write(`${line}\n`);
-  const config = stackConfig(stackName);
-  const { aws } = config;
-  if (aws === undefined) {
-    throw new Error(`${stackName} runs on one Docker daemon, and has no machines to replace`);
-  }
-  const stack: Stack = await openStack(stackName, await ensurePulumi(print, config.target));
-  await releaseDeadLock(stack, print);
+/** The world of a stack. */
+export function surroundings(
+  stack: Stack,
+  config: SiemConfig,
+  aws: AwsConfig,
+  options: { readonly yes: boolean; readonly lost: boolean },
+  print: (line: string) => void,
+): Surroundings {
   const topology = topologyOf(config);
-  const around: Surroundings = {
+  let left: readonly Step[] = [];
+  return {
     topology,
     print,
     exported: async () => {
@@ -267,38 +253,53 @@ async function main(stackName: string, alias: string, yes: boolean, lost: boolea
         jwtSecret: await readSecret(stack, "jwtSecret"),
         stack: stackName,
       }),
-    plan: async (urn) => {
-      const steps: Step[] = [];
-      await stack.preview({
-        replace: [urn],
-        suppressOutputs: true,
-        onEvent: ({ resourcePreEvent }) => {
-          if (resourcePreEvent !== undefined) steps.push(resourcePreEvent.metadata);
-        },
-      });
-      return steps;
+    plan: async (machine) => {
+      const { resources } = await recorded(stack);
+      const away = await absent(machinesIn(resources).filter(({ alias }) => alias !== machine.alias));
+      const steps = await planned(stack, { replace: [machine.instance] });
+      left = waiting(steps, resources, away, machine);
+      for (const { urn } of left) print(`  left as it is, because others don't answer: ${nameOf(urn)}`);
+      return steps.filter((step) => !left.includes(step));
     },
     allowTermination: (instanceId) => allowTermination(aws.region, instanceId),
-    replace: async (urn) => {
+    replace: async ({ alias, instance }) => {
       const progress = new Progress(print);
       try {
+        const commands = left.filter(({ type }) => type === commandType).map(({ urn }) => urn);
+        if (commands.length > 0) await detach(stack, new Set(commands));
         // Without a refresh: a machine that is lost would not answer it.
-        await stack.up({ replace: [urn], onEvent: progress.onEvent, suppressOutputs: true });
+        await stack.up({
+          replace: [instance],
+          ...(left.length === 0 ? {} : { exclude: left.map(({ urn }) => urn) }),
+          onEvent: progress.onEvent,
+          suppressOutputs: true,
+        });
       } catch (error) {
         const reason = progress.errors.join("\n") || (error as Error).message;
         throw new Error(
-          `replacing ${alias} failed on the way:\n${reason}\nMend the cause, then: npm run up -- -s ${stackName}. It goes on where this stopped; the data disk was not touched.`,
+          `replacing ${alias} failed on the way:\n${reason}\nMend the cause, then: npm run up -- -s ${stack.name}. It goes on where this stopped; the data disk was not touched.`,
           { cause: error },
         );
       }
     },
-    confirm: async (question) => {
-      if (yes) return;
-      const command = `npm run replace-node -- -s ${stackName} ${alias}${lost ? " --lost" : ""} --yes`;
+    confirm: async (question, alias) => {
+      if (options.yes) return;
+      const command = `npm run replace-node -- -s ${stack.name} ${alias}${options.lost ? " --lost" : ""} --yes`;
       await confirm(question, alias, command);
     },
   };
-  await replaceNode(around, alias, { lost });
+}
+
+async function main(stackName: string, alias: string, yes: boolean, lost: boolean): Promise<void> {
+  const print = (line: string) => process.stdout.write(`${line}\n`);
+  const config = stackConfig(stackName);
+  const { aws } = config;
+  if (aws === undefined) {
+    throw new Error(`${stackName} runs on one Docker daemon, and has no machines to replace`);
+  }
+  const stack = await openStack(stackName, await ensurePulumi(print, config.target));
+  await releaseDeadLock(stack, print);
+  await replaceNode(surroundings(stack, config, aws, { yes, lost }, print), alias, { lost });
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

@@ -7,6 +7,17 @@ import { statsUser } from "../components/render/haproxy.ts";
 import { memoryLimits } from "../components/services/memory.ts";
 import { type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
+import {
+  absent,
+  commandType,
+  isOf,
+  isOn,
+  isUnsettled,
+  machinesIn,
+  nameOf,
+  outOfReach,
+  waiting,
+} from "./away.ts";
 import { runChecks } from "./checks.ts";
 import { alone, parse } from "./command.ts";
 import { crashLoop, keepers } from "./crash-loops.ts";
@@ -34,8 +45,11 @@ import { reasonOf, remedyFor } from "./remedies.ts";
 import { renderResults } from "./report.ts";
 import { dockerRoot, ensureDaemon, ensureDocker, ensurePulumi, missingImages } from "./toolchain.ts";
 import {
+  detach,
+  letGo,
   mendState,
   openStack,
+  planned,
   readSecret,
   recorded,
   releaseDeadLock,
@@ -110,6 +124,46 @@ async function refuseLeftData(
   if (problem !== undefined) throw new Error(`${problem}\nNothing was touched.`);
 }
 
+const shown = { onEvent: progress.onEvent, suppressOutputs: true };
+
+/**
+ * Deploys on machines, without those that don't answer: what is on one counts neither as deleted nor as changed, and
+ * what concerns the others goes on.
+ * @returns what to do about what was left, if anything was.
+ */
+async function deployOnMachines(stack: Stack): Promise<string | undefined> {
+  const { resources } = await recorded(stack);
+  const machines = machinesIn(resources);
+  const away = await absent(machines);
+  const unsettled = machines.filter(isUnsettled);
+  if (away.length + unsettled.length === 0) {
+    await stack.up({ refresh: true, ...shown });
+    return undefined;
+  }
+  for (const { alias, reason } of away) print(`  ${alias} does not answer: ${reason}`);
+  for (const { alias } of unsettled) print(`  ${alias} has no machine any more: it gets a new one`);
+  const lost = new Set(unsettled.flatMap((machine) => outOfReach(resources, machine)).map(({ urn }) => urn));
+  if (lost.size > 0) await letGo(stack, lost);
+  const unknown = resources
+    .filter(
+      (each) => lost.has(each.urn) || away.some((machine) => isOn(each, machine) || isOf(each, machine)),
+    )
+    .map(({ urn }) => urn);
+  await stack.refresh({ exclude: [...new Set(unknown)], ...shown });
+  if (away.length === 0) {
+    await stack.up(shown);
+    return undefined;
+  }
+  const steps = await planned(stack);
+  const left = waiting(steps, (await recorded(stack)).resources, away);
+  for (const { urn, type } of left) print(`  left as it is: ${nameOf(urn)} ${type.split(":").at(-1)}`);
+  await detach(stack, new Set(left.filter(({ type }) => type === commandType).map(({ urn }) => urn)));
+  await stack.up({ exclude: left.map(({ urn }) => urn), continueOnError: true, ...shown });
+  const names = away.map(({ alias }) => alias).join(", ");
+  const remedies = away.map(({ alias }) => `npm run replace-node -- -s ${stack.name} ${alias} --lost`);
+  return `${names} ${away.length === 1 ? "does" : "do"} not answer, so ${left.length === 0 ? "nothing there was looked at" : `${left.length} changes wait, see "left as it is" above`}. Start ${away.length === 1 ? "it" : "them"} again, then: ${again(stack.name)}. Or, for what is lost: ${remedies.join("; ")}`;
+}
+
 async function up(stackName: string): Promise<void> {
   const began = Date.now();
   const config = stackConfig(stackName);
@@ -133,18 +187,15 @@ async function up(stackName: string): Promise<void> {
     await removeLeftovers(await findLeftovers(stack, leftovers), leftovers);
   }
   phase = "deploy";
-  await stage("deploy", async () => {
+  const waits = await stage("deploy", async () => {
     try {
-      const deploy = () => stack.up({ refresh: true, onEvent: progress.onEvent, suppressOutputs: true });
-      if (!local) {
-        await deploy();
-        return;
-      }
+      if (!local) return await deployOnMachines(stack);
       const docker = connect(config.local.dockerHost);
       await withHold(docker, label, async () => {
         await startNodes(docker, topology.nodes, { label, log: print });
-        await deploy();
+        await stack.up({ refresh: true, ...shown });
       });
+      return undefined;
     } catch (error) {
       const reason = reasonOf(progress.errors, error);
       const remedy = await remedyFor(reason, {
@@ -171,6 +222,7 @@ async function up(stackName: string): Promise<void> {
     runChecks({ config, topology, reach, jwtSecret, stack: stackName }),
   );
   print(renderResults(results));
+  if (waits !== undefined) throw new Error(waits);
   if (results.some((result) => !result.ok)) {
     throw new Error(
       "the stack is deployed, but not every check passed: see the table; npm run verify checks again",

@@ -21,7 +21,12 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { RunError } from "@pulumi/pulumi";
-import { LocalWorkspace, type PulumiCommand, type Stack } from "@pulumi/pulumi/automation/index.js";
+import {
+  LocalWorkspace,
+  type PreviewOptions,
+  type PulumiCommand,
+  type Stack,
+} from "@pulumi/pulumi/automation/index.js";
 import { parse, stringify, YAMLParseError } from "yaml";
 import {
   isSecretKey,
@@ -32,6 +37,7 @@ import {
   type SecretKey,
   type SiemConfig,
 } from "../components/config.ts";
+import { type StateResource, type Step } from "./away.ts";
 import { stopOperations } from "./interruption.ts";
 import { inTurn, startOf } from "./lock.ts";
 
@@ -457,11 +463,8 @@ function isEngine(pid: number): boolean {
   }
 }
 
-interface Resource {
-  readonly urn: string;
-  readonly type: string;
-  readonly id?: string;
-  readonly inputs?: { readonly name?: string; readonly size?: number };
+interface Resource extends StateResource {
+  readonly inputs?: Readonly<Record<string, unknown>> & { readonly name?: string; readonly size?: number };
   protect?: boolean;
 }
 
@@ -479,6 +482,19 @@ export async function recorded(stack: Stack): Promise<Required<Deployment>> {
   };
 }
 
+/** What an `up` would do. It asks no machine. */
+export async function planned(stack: Stack, options: PreviewOptions = {}): Promise<Step[]> {
+  const steps: Step[] = [];
+  await stack.preview({
+    ...options,
+    suppressOutputs: true,
+    onEvent: ({ resourcePreEvent }) => {
+      if (resourcePreEvent !== undefined) steps.push(resourcePreEvent.metadata);
+    },
+  });
+  return steps;
+}
+
 /** Takes out of the state what was begun and never finished. */
 export async function forgetPending(stack: Stack): Promise<void> {
   const exported = await stack.exportStack();
@@ -486,12 +502,48 @@ export async function forgetPending(stack: Stack): Promise<void> {
   await stack.importStack(exported);
 }
 
-/** Lifts the protection of all resources but those to keep, and gives back the kept ones. */
-export async function unprotect(stack: Stack, keep: (resource: Resource) => boolean): Promise<Resource[]> {
+/**
+ * Lifts the protection of all resources but those to keep, and gives back the kept ones.
+ * @param forget those that are only forgotten when they go: what they are on goes, too
+ */
+export async function unprotect(
+  stack: Stack,
+  keep: (resource: Resource) => boolean,
+  forget: (resource: Resource) => boolean,
+): Promise<Resource[]> {
   const exported = await stack.exportStack();
   const resources = (exported.deployment as Deployment | undefined)?.resources ?? [];
   const kept = resources.filter((resource) => resource.protect === true && keep(resource));
-  for (const resource of resources) if (!kept.includes(resource)) resource.protect = false;
+  for (const resource of resources) {
+    if (!kept.includes(resource)) resource.protect = false;
+    if (forget(resource)) resource.retainOnDelete = true;
+  }
   await stack.importStack(exported);
   return kept;
+}
+
+/** Marks resources to be forgotten, not deleted, when they are replaced or go. */
+export async function letGo(stack: Stack, chosen: ReadonlySet<string>): Promise<void> {
+  const exported = await stack.exportStack();
+  for (const resource of (exported.deployment as Deployment).resources ?? []) {
+    if (chosen.has(resource.urn)) resource.retainOnDelete = true;
+  }
+  await stack.importStack(exported);
+}
+
+/**
+ * Takes out of the state what these commands wait for. Where that is deleted before it is replaced, the engine would
+ * otherwise run them again, though they are excluded. The next deploy that has them records it anew.
+ */
+export async function detach(stack: Stack, chosen: ReadonlySet<string>): Promise<void> {
+  const exported = await stack.exportStack();
+  const deployment = exported.deployment as {
+    resources?: { urn: string; dependencies?: string[]; propertyDependencies?: object }[];
+  };
+  for (const resource of deployment.resources ?? []) {
+    if (!chosen.has(resource.urn)) continue;
+    resource.dependencies = [];
+    resource.propertyDependencies = {};
+  }
+  await stack.importStack(exported);
 }

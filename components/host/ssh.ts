@@ -62,6 +62,11 @@ export function providerOptions(proxyCommand: string, knownHost: string): string
   return options(proxyCommand, `/bin/echo ${knownHost}`).flatMap((option) => ["-o", option]);
 }
 
+/** Environment in which `ops/ssh/ssh` reaches a machine with a provider's own options, its known host among them. */
+export function sshEnvironmentOf(providerOptions: readonly string[]): Record<string, string> {
+  return { [optionsVariable]: providerOptions.filter((option) => option !== "-o").join("\n") };
+}
+
 /** Environment in which `ops/ssh/ssh` reaches this machine; those of several machines can be merged into one. */
 export function sshEnvironment(node: Node, proxyCommand: string, knownHost: string): Record<string, string> {
   return { ...sshOptionsEnvironment(proxyCommand), [knownHostVariable(node)]: knownHost };

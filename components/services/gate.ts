@@ -31,7 +31,8 @@ export function renderGate(args: Pick<GateArgs, "probe" | "what" | "next" | "sec
   const pass =
     args.next === undefined
       ? ""
-      : `${dockerOn(args.next.node)} container inspect ${args.next.name} >/dev/null 2>&1 || exit 0\n`;
+      : // A machine that doesn't answer says nothing about what is on it.
+        `case "$(${dockerOn(args.next.node)} container inspect ${args.next.name} 2>&1 >/dev/null)" in *"No such container"*) exit 0 ;; esac\n`;
   return `${pass}probe() { ${args.probe}; }
 deadline=$(($(date +%s) + ${seconds}))
 until last=$(probe 2>&1); do

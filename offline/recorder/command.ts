@@ -1,10 +1,10 @@
-// The recording stand-in of the command plugin: nothing is run. A command that names machines fails where one of
-// them does not exist, and those whose output the program reads have an answer.
+// The recording stand-in of the command plugin: nothing is run. A command that asks machines fails where one of them
+// does not exist or does not answer, and those whose output the program reads have an answer.
 
 import { createHash, randomBytes } from "node:crypto";
 import type { Props, ResourceKind } from "../plugins/server.ts";
 import { diffCommand } from "../plugins/command/local.ts";
-import { instanceType, type World } from "./world.ts";
+import { type World } from "./world.ts";
 
 /** What commands print, by their resource's name; the first that fits. Anything else prints nothing. */
 const answers: readonly { readonly name: RegExp; stdout(inputs: Inputs): string }[] = [
@@ -41,6 +41,21 @@ function digest(of: string | undefined): string {
     .digest("hex");
 }
 
+/** The machine of a variable is only looked at by a gate, to see whether there is a next replica: that may fail. */
+function onlyLooksAt(text: string, variable: string): boolean {
+  const uses = text.split(`docker -H "$${variable}" `).slice(1);
+  return uses.length > 0 && uses.every((use) => use.startsWith("container inspect "));
+}
+
+/** The instances that a command can't do without. */
+function asked(inputs: Inputs, text: string): string[] {
+  // Each machine's host key stands beside its address.
+  const environment = Object.entries(inputs.environment ?? {}).filter(
+    ([name]) => !name.startsWith("SIEM_HA_KNOWN_HOST_") && !onlyLooksAt(text, name),
+  );
+  return machinesIn({ ...inputs, environment: Object.fromEntries(environment) });
+}
+
 /** The instances that a command's text and environment name. Triggers are only compared, so they don't count. */
 export function machinesIn(inputs: Props): string[] {
   const { triggers: _triggers, ...rest } = inputs;
@@ -57,7 +72,7 @@ export function commandKinds(world: World): Record<string, ResourceKind> {
       stderr: "",
     };
     const state = { ...inputs, ...output };
-    const gone = (text ?? "") === "" ? [] : machinesIn(inputs).filter((id) => !world.find(instanceType, id));
+    const gone = (text ?? "") === "" ? [] : asked(inputs, text ?? "").filter((id) => !world.answers(id));
     const refused = gone.length > 0 ? `${name}: ${gone.join(", ")} can't be reached` : undefined;
     world.note({
       plugin: "command",

@@ -16,7 +16,8 @@ export interface Entry {
   /** Milliseconds since the epoch. */
   readonly at: number;
   readonly plugin: PluginName;
-  readonly op: "create" | "read" | "update" | "delete" | "invoke" | "lose";
+  /** The last three are what happens to a machine without Pulumi: it is gone; it answers nobody; it does again. */
+  readonly op: "create" | "read" | "update" | "delete" | "invoke" | "lose" | "silence" | "wake";
   readonly type: string;
   /** The resource's own name; empty for an invoke. */
   readonly name: string;
@@ -60,6 +61,7 @@ function recordFile(folder: string): string {
 export class World {
   readonly #file: string;
   readonly #things = new Map<string, Thing>();
+  readonly #silent = new Set<string>();
   #offset = 0;
 
   constructor(folder: string) {
@@ -87,6 +89,11 @@ export class World {
     return this.things().find((thing) => thing.id === id);
   }
 
+  /** Whether this machine is there and answers. */
+  answers(machine: string): boolean {
+    return this.find(instanceType, machine) !== undefined && !this.#silent.has(machine);
+  }
+
   #catchUp(): void {
     if (!existsSync(this.#file)) return;
     const file = openSync(this.#file, "r");
@@ -104,6 +111,8 @@ export class World {
   #replay(entry: Entry): void {
     if (entry.refused !== undefined) return;
     const key = keyOf(entry.type, entry.id, entry.host);
+    if (entry.op === "silence") this.#silent.add(entry.id);
+    if (entry.op === "wake") this.#silent.delete(entry.id);
     if (entry.op === "create" || entry.op === "update") {
       const { type, name, urn, id, host, inputs, state } = entry;
       this.#things.set(key, { type, name, urn, id, host, inputs, state: state ?? {} });
@@ -136,9 +145,9 @@ export function unreachable(world: World, host: string): string | undefined {
   const machine = machineOf(host);
   if (machine === undefined)
     return `Could not resolve hostname: ${host} names no instance (ssh://user@i-… is expected)`;
-  return world.find(instanceType, machine) === undefined
-    ? `error during connect: ssh: connect to host ${machine} port 22: Connection timed out`
-    : undefined;
+  return world.answers(machine)
+    ? undefined
+    : `error during connect: ssh: connect to host ${machine} port 22: Connection timed out`;
 }
 
 function keyOf(type: string, id: string, host: string | undefined): string {

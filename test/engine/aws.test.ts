@@ -5,7 +5,7 @@
 
 import { afterAll, describe, expect, it } from "vitest";
 import { type Entry, instanceType, machineOf, World } from "../../offline/recorder/world.ts";
-import { outOfReach } from "../../ops/replace-node.ts";
+import { machinesIn, outOfReach } from "../../ops/away.ts";
 import { check, type Resource } from "../../policy/rules.ts";
 import { plan } from "../../components/topology.ts";
 import { testSecrets } from "../mocks.ts";
@@ -242,7 +242,9 @@ describe("the stack dev", () => {
     const node = "stream-node-3";
     stack.lose(node);
     // As `replace-node --lost` does.
-    const lost = new Set(outOfReach(stack.resources(), node).map(({ urn }) => urn));
+    const [machine] = machinesIn(stack.resources()).filter(({ alias }) => alias === node);
+    if (machine === undefined) throw new Error(`no machine ${node}`);
+    const lost = new Set(outOfReach(stack.resources(), machine).map(({ urn }) => urn));
     stack.edit((resource) => (lost.has(resource.urn) ? { ...resource, retainOnDelete: true } : resource));
     const run = await stack.run("up", { replace: [stack.urn(instanceType, node)] });
     expect(told(run)).toEqual(fine);

@@ -3,14 +3,14 @@
 import { describe, expect, it } from "vitest";
 import { plan } from "../../components/topology.ts";
 import { type CheckResult } from "../../ops/checks.ts";
+import { type Step } from "../../ops/away.ts";
 import {
   beyond,
-  instanceOf,
+  machineOf,
   objections,
   protectedWith,
   replaceNode,
   type StateResource,
-  type Step,
   type Surroundings,
 } from "../../ops/replace-node.ts";
 
@@ -21,6 +21,7 @@ const types = {
   volume: "aws:ebs/volume:Volume",
   attachment: "aws:ec2/volumeAttachment:VolumeAttachment",
   container: "docker:index/container:Container",
+  provider: "pulumi:providers:docker",
 } as const;
 
 /** A state as the engine writes it: a machine of each node, with its disk and one container. */
@@ -37,7 +38,17 @@ const state = (): StateResource[] =>
       },
       { urn: urn(types.volume, `${alias}-data`), type: types.volume, protect: true },
       { urn: urn(types.attachment, `${alias}-data`), type: types.attachment },
-      { urn: urn(types.container, `on-${alias}`), type: types.container, deletedWith: instance },
+      {
+        urn: urn(types.provider, `${alias}-docker`),
+        type: types.provider,
+        inputs: { host: `ssh://ops@i-${alias}` },
+      },
+      {
+        urn: urn(types.container, `on-${alias}`),
+        type: types.container,
+        deletedWith: instance,
+        provider: `${urn(types.provider, `${alias}-docker`)}::1`,
+      },
     ];
   });
 const machine = "store-node-2";
@@ -78,7 +89,7 @@ function world(changes: Partial<Surroundings> = {}, resources = state()) {
       return Promise.resolve();
     },
     replace: (which) => {
-      done.push(`replaced ${which.split("::").at(-1)}`);
+      done.push(`replaced ${which.alias}`);
       return Promise.resolve();
     },
     confirm: () => Promise.resolve(),
@@ -180,9 +191,9 @@ describe("replaceNode", () => {
 
 describe("the plan", () => {
   const resources = state();
-  const instance = instanceOf(resources, machine);
+  const found = machineOf(resources, machine);
   it("may replace the machine, its attachment and what is on it", () => {
-    expect(beyond(usual, resources, instance)).toEqual([]);
+    expect(beyond(usual, resources, found)).toEqual([]);
   });
   it.each([
     ["its own data disk", step("delete", types.volume, `${machine}-data`)],
@@ -192,14 +203,14 @@ describe("the plan", () => {
     ],
     ["another machine's container", step("create-replacement", types.container, "on-lb-node-1")],
   ])("may not take %s", (_what, extra) => {
-    expect(beyond([...usual, extra], resources, instance)).toHaveLength(1);
+    expect(beyond([...usual, extra], resources, found)).toHaveLength(1);
   });
   it("lifts the protection of no disk", () => {
-    expect(protectedWith(resources, instance).map(({ type }) => type)).toEqual([types.instance]);
+    expect(protectedWith(resources, found).map(({ type }) => type)).toEqual([types.instance]);
   });
   it("takes the new instance where an old one is still to be deleted", () => {
-    const old = { urn: instance.urn, type: types.instance, id: "i-old", delete: true };
-    expect(instanceOf([old, ...resources], machine).id).toBe(`i-${machine}`);
+    const old = { urn: found.instance, type: types.instance, id: "i-old", delete: true };
+    expect(machineOf([old, ...resources], machine).id).toBe(`i-${machine}`);
   });
 });
 

@@ -110,6 +110,15 @@ describe("a gate", () => {
   it("passes when its probe does", () => {
     expect(sh(renderGate({ probe: "true", what: "x", seconds: 5 })).status).toBe(0);
   });
+  it.each([
+    ["passes where there is no next replica", "Error response from daemon: No such container: x", 0],
+    ["waits where nobody says whether there is one", "ssh: connect to host i-0 port 22: timed out", 1],
+  ])("%s", (_what, says, status) => {
+    const next = plan().kafka[1];
+    if (next === undefined) throw new Error("no kafka-2");
+    const gate = renderGate({ probe: "false", what: "x", next, seconds: 0 });
+    expect(sh(`docker() { echo '${says}' >&2; return 1; }\n${gate}`).status).toBe(status);
+  });
   it("fails after its time, saying what it waited for and what the probe said last", () => {
     const result = sh(
       renderGate({ probe: "echo not yet; false", what: "kafka-1 to be in sync", seconds: 1 }),
