@@ -28,7 +28,13 @@ interface Server {
 }
 
 /** Runs the script by a clock that only sleeping moves. */
-function run({ lacks = "none", nowhere = false, aborts = false, narrowsAfter = 0, settlesAfter = 0 }: Server) {
+function run({
+  lacks = "none",
+  nowhere = false,
+  aborts = false,
+  narrowsAfter = 0,
+  settlesAfter = 0,
+}: Server) {
   const directory = mkdtempSync(join(tmpdir(), "siem-ha-recovery-"));
   directories.push(directory);
   const file = (name: string) => join(directory, name);
