@@ -251,7 +251,7 @@ export function surroundings(
         topology,
         reach: await reachOf(config, stack),
         jwtSecret: await readSecret(stack, "jwtSecret"),
-        stack: stackName,
+        stack: stack.name,
       }),
     plan: async (machine) => {
       const { resources } = await recorded(stack);
