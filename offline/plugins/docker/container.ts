@@ -250,6 +250,18 @@ function resources(inputs: ContainerInputs) {
   };
 }
 
+/** What the real plugin records of inputs that nobody gave: absent, it takes them for a change. */
+const unsaid: Props = {
+  attach: false,
+  envs: [],
+  logs: false,
+  memoryReservation: 0,
+  rm: false,
+  stdinOpen: false,
+  tty: false,
+  wait: false,
+};
+
 /** What Docker says of a container, as the real plugin records it; what Docker doesn't say stays as it was. */
 export function observed(state: Props, found: Docker.ContainerInspectInfo): Props {
   const { Config: config, HostConfig: host, State: now } = found;
@@ -258,6 +270,7 @@ export function observed(state: Props, found: Docker.ContainerInspectInfo): Prop
   const extraHosts = (host.ExtraHosts ?? []) as string[];
   const capabilities = { adds: (host.CapAdd ?? []) as string[], drops: (host.CapDrop ?? []) as string[] };
   return {
+    ...unsaid,
     ...state,
     // The real plugin takes what has no version for its oldest one's.
     __meta: JSON.stringify({ schema_version: "2" }),
