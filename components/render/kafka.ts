@@ -10,7 +10,7 @@ type KafkaConfig = SiemConfig["kafka"];
  * How long ZooKeeper waits for a lost broker, ms. Its loss stalls producers that long, and half a second more: for
  * ZooKeeper's tick, the election and the news of it. A broker's CPU weight sees to it that a busy machine is no loss.
  */
-const sessionTimeoutMs = 2500;
+const sessionTimeoutMs = 3000;
 /** How long brokers wait for each other's answers. */
 const answerTimeoutMs = 6000;
 
