@@ -44,7 +44,7 @@ export function lossesOnAws(resources: readonly Resource[]): string[] {
   const machines = counted(instances.length, "machine");
   const volumes = counted(disks.length, "data volume");
   return lines(
-    machines && `${machines} with all that runs on them: ${instances.map(nameOf).join(", ")}`,
+    machines && `${machines} with all that runs on them: ${instances.map(nameOf).sort().join(", ")}`,
     volumes &&
       `${volumes} of ${disks.reduce((sum, { inputs }) => sum + (inputs?.size ?? 0), 0)} GiB together`,
     ...buckets.map((bucket) => `the bucket ${bucket.id ?? nameOf(bucket)} with all backups in it`),
