@@ -227,6 +227,9 @@ async function allowTermination(region: string, instanceId: string): Promise<voi
   await promisify(execFile)("aws", [...args, "--no-disable-api-termination"]);
 }
 
+/** One that the state does not have is made anyway, and the engine knows it by no name. */
+const replacing = ({ id, instance }: Machine) => (id === undefined ? {} : { replace: [instance] });
+
 /** The world of a stack. */
 export function surroundings(
   stack: Stack,
@@ -256,20 +259,20 @@ export function surroundings(
     plan: async (machine) => {
       const { resources } = await recorded(stack);
       const away = await absent(machinesIn(resources).filter(({ alias }) => alias !== machine.alias));
-      const steps = await planned(stack, { replace: [machine.instance] });
+      const steps = await planned(stack, replacing(machine));
       left = waiting(steps, resources, away, machine);
       for (const { urn } of left) print(`  left as it is, because others don't answer: ${nameOf(urn)}`);
       return steps.filter((step) => !left.includes(step));
     },
     allowTermination: (instanceId) => allowTermination(aws.region, instanceId),
-    replace: async ({ alias, instance }) => {
+    replace: async (machine) => {
       const progress = new Progress(print);
       try {
         const commands = left.filter(({ type }) => type === commandType).map(({ urn }) => urn);
         if (commands.length > 0) await detach(stack, new Set(commands));
         // Without a refresh: a machine that is lost would not answer it.
         await stack.up({
-          replace: [instance],
+          ...replacing(machine),
           ...(left.length === 0 ? {} : { exclude: left.map(({ urn }) => urn) }),
           onEvent: progress.onEvent,
           suppressOutputs: true,
@@ -277,7 +280,7 @@ export function surroundings(
       } catch (error) {
         const reason = progress.errors.join("\n") || (error as Error).message;
         throw new Error(
-          `replacing ${alias} failed on the way:\n${reason}\nMend the cause, then: npm run up -- -s ${stack.name}. It goes on where this stopped; the data disk was not touched.`,
+          `replacing ${machine.alias} failed on the way:\n${reason}\nMend the cause, then: npm run up -- -s ${stack.name}. It goes on where this stopped; the data disk was not touched.`,
           { cause: error },
         );
       }
