@@ -29,7 +29,7 @@ export async function crashLoop(reach: Reach, replica: Replica, stack: string): 
   // The line that tells is rarely the last one: a stack trace follows.
   const line = await shell(
     reach,
-    `${docker} logs --tail 200 ${replica.name} 2>&1 | grep -iE 'error|exception|fatal|cannot|unable' | grep -vE '^[[:space:]]*at ' | tail -n 1 | cut -c 1-300`,
+    `${docker} logs --tail 200 ${replica.name} 2>&1 | grep -iE 'error|exception|fatal|cannot|unable' | grep -vE '^[[:space:]]*at |[Ee]xiting' | tail -n 1 | cut -c 1-300`,
   ).catch(() => "");
   return `${replica.name} ends again and again${line === "" ? "" : `; it says: ${line}`}. If it is its data that is broken, and the others are well: ${rebuildCommand(stack, replica)}`;
 }
