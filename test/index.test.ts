@@ -145,7 +145,7 @@ describe("the local stack", () => {
   it("leaves no image or daemon anything to fill in, and writes as Docker does: else no second `up` is empty", () => {
     for (const { name, inputs } of containers()) {
       const { healthcheck, capabilities } = inputs as {
-        healthcheck?: Record<string, unknown>;
+        healthcheck?: Record<string, string | number>;
         capabilities: { adds?: readonly string[] };
       };
       for (const key of ["interval", "timeout", "startPeriod"]) {

@@ -4,7 +4,6 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
 import { ownAnswers } from "../../components/render/own-answers.ts";
-import { names } from "../../components/topology.ts";
 import { createApi } from "../../services/api/app.ts";
 import { openApiDocument, operations } from "../../services/api/openapi.ts";
 import type { Row } from "../../services/api/replicas.ts";
