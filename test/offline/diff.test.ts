@@ -75,6 +75,15 @@ it("what the program leaves out is filled in, and that it was is noted, at every
   expect(defaults).not.toHaveProperty("wait");
 });
 
+it("what the program ignores comes back as it was recorded, notes and all, and is no mistake", () => {
+  const given = { name: "kafka-1-data", labels: [{ label: "siem-ha.stack", value: "local" }] };
+  const recorded = { ...given, ...volumeRules.check(given, {}, context).defaults };
+  expect(JSON.stringify(recorded["labels"])).toContain("__defaults");
+  const { failures, defaults } = volumeRules.check({ ...given, labels: recorded["labels"] }, {}, context);
+  expect(failures).toEqual([]);
+  expect({ ...given, ...defaults }).toEqual(recorded);
+});
+
 describe("a change to a container", () => {
   it.each<[Props, Record<string, string>]>([
     [{}, {}],

@@ -32,7 +32,9 @@ export function rules(
 ): Pick<ResourceKind, "check" | "diff"> {
   const shapes = Object.fromEntries(Object.entries(table).map(([key, { shape }]) => [key, shape]));
   return {
-    check: (news) => {
+    check: (given) => {
+      // What the program ignores comes from the state, with its notes.
+      const news = plain(given);
       const failures = [
         ...refuse(news, shapes, type),
         ...required
