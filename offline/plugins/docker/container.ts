@@ -226,8 +226,8 @@ export function createRequest(inputs: ContainerInputs): Docker.ContainerCreateOp
           `${hostPath ?? volumeName}:${containerPath}:${readOnly === true ? "ro" : "rw"}`,
       ),
       ...(inputs.tmpfs !== undefined && { Tmpfs: inputs.tmpfs }),
-      CapAdd: [...(inputs.capabilities?.adds ?? [])],
-      CapDrop: [...(inputs.capabilities?.drops ?? [])],
+      CapAdd: (inputs.capabilities?.adds ?? []).map(fullName),
+      CapDrop: (inputs.capabilities?.drops ?? []).map(fullName),
       SecurityOpt: [...(inputs.securityOpts ?? [])],
       LogConfig: { Type: inputs.logDriver ?? "", Config: inputs.logOpts ?? {} },
       ...resources(inputs),
@@ -321,6 +321,10 @@ export function observed(state: Props, found: Docker.ContainerInspectInfo): Prop
   };
 }
 
+/** A capability as Docker's own client sends it. */
+const fullName = (capability: string): string =>
+  capability === "ALL" || capability.startsWith("CAP_") ? capability : `CAP_${capability}`;
+
 const given = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Object.keys(value).length > 0;
 
@@ -398,7 +402,10 @@ export function containerKind(daemon: Daemon): ResourceKind {
       }
       try {
         await finish(made, inputs);
-        return { id: made.id, state: observed(state, await made.inspect()) };
+        // Docker's spelling of capabilities comes with the first refresh only.
+        const { capabilities } = state;
+        const found = observed(state, await made.inspect());
+        return { id: made.id, state: { ...found, ...(capabilities !== undefined && { capabilities }) } };
       } catch (error) {
         throw new HalfMade(daemonMessage(error), made.id, state);
       }
