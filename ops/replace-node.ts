@@ -261,7 +261,8 @@ export function surroundings(
       const away = await absent(machinesIn(resources).filter(({ alias }) => alias !== machine.alias));
       const steps = await planned(stack, replacing(machine));
       left = waiting(steps, resources, away, machine);
-      for (const { urn } of left) print(`  left as it is, because others don't answer: ${nameOf(urn)}`);
+      for (const urn of new Set(left.map((step) => step.urn)))
+        print(`  left as it is, because others don't answer: ${nameOf(urn)}`);
       return steps.filter((step) => !left.includes(step));
     },
     allowTermination: (instanceId) => allowTermination(aws.region, instanceId),

@@ -155,7 +155,9 @@ async function deployOnMachines(stack: Stack): Promise<string | undefined> {
     return undefined;
   }
   const steps = await planned(stack);
-  const left = waiting(steps, (await recorded(stack)).resources, away);
+  // A replacement is several steps of one resource.
+  const waits = waiting(steps, (await recorded(stack)).resources, away);
+  const left = [...new Map(waits.map((step) => [step.urn, step])).values()];
   for (const { urn, type } of left) print(`  left as it is: ${nameOf(urn)} ${type.split(":").at(-1)}`);
   await detach(stack, new Set(left.filter(({ type }) => type === commandType).map(({ urn }) => urn)));
   await stack.up({ exclude: left.map(({ urn }) => urn), continueOnError: true, ...shown });
