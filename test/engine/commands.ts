@@ -96,7 +96,8 @@ esac
       stdio: ["ignore", "pipe", "pipe"],
     });
     let said = "";
-    for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
+    for (const stream of [child.stdout, child.stderr])
+      stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
     const status = await new Promise<number | null>((resolve) => child.once("close", resolve));
     return { status, said, record: readRecord(this.folder).slice(before) };
   }

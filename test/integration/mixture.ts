@@ -40,7 +40,7 @@ const good = fc.record(
     // Taken by the ingestor, and without any meaning: the tenant is the token's.
     tenant_id: fc.constantFrom("somebody-else", "siem-ha-probe"),
   },
-  { requiredKeys: ["raw_event"] },
+  { requiredKeys: ["raw_event", "event_timestamp"] },
 );
 
 /** What makes an event bad. */
@@ -51,6 +51,8 @@ const flaw: fc.Arbitrary<Record<string, unknown>> = fc.constantFrom<Record<strin
   { event_timestamp: 4_294_967_296 },
   { event_timestamp: Math.floor(Date.now() / 1000) + 3 * 86_400 },
   { event_timestamp: -1 },
+  // Who names an event must fix its time.
+  { event_timestamp: undefined },
   { event_timestamp: "yesterday" },
   { raw_event: 7 },
   { event_id: "has a space" },

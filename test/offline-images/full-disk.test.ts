@@ -58,6 +58,7 @@ describe.skipIf(withoutDocker() || withoutRoot())("a full disk", () => {
     const answer = await to.post(
       Array.from({ length: events }, () => ({
         event_id: `event-${made++}`,
+        event_timestamp: Math.floor(Date.now() / 1000),
         raw_event: randomBytes(2500).toString("hex"),
       })),
     );
