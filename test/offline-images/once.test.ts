@@ -249,7 +249,7 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
     }
   });
 
-  it("leaves the disk as parts are merged, but for one copy", () => {
+  it("has copies that leave the disk as parts are merged", () => {
     const kept = (what: string): number =>
       number(1, `SELECT ${what} FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${tenant}'`);
     // 18.16 merges not all parts in one go since each block has a quorum.
