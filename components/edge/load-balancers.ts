@@ -169,7 +169,8 @@ export class LoadBalancers extends pulumi.ComponentResource {
             ...behind.files,
           },
           tmpfs: { "/run": "rw,mode=0755" },
-          volumes: [{ volume: pair, path: pairDirectory, readOnly: true }],
+          // Not read-only: Keepalived 2.3 watches no file of a file system that is. It has no right to write there.
+          volumes: [{ volume: pair, path: pairDirectory }],
           // SETGID, SETUID: the keeper and Keepalived's notifications become an account of their own.
           capabilities: ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: behind.memoryMb,

@@ -29,6 +29,7 @@ export const watcherFiles = { proxyDown: "/run/vip/proxy-down", letGo: "/run/vip
 /** What the container must be told about the HAProxy beside it. */
 export const keepalivedEnvironment = {
   PROXY_ALIVE: pairFiles.alive,
+  PROXY_HAND_OVER: pairFiles.handOver,
   PROXY_HEALTH_PORT: String(ports.haproxyHealth.number),
 } as const;
 

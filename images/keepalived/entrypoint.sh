@@ -49,6 +49,9 @@ if [[ -n "${PROXY_ALIVE:-}" ]]; then
   echo 1 > /run/vip/proxy-down
   beside "watcher of HAProxy" proxy-watcher &
 fi
+# Keepalived 2.3 watches only files that are there when it starts; HAProxy's container makes this one before all else.
+trap 'exit 143' TERM INT
+until [[ -z "${PROXY_HAND_OVER:-}" || -e "$PROXY_HAND_OVER" ]]; do sleep 0.2; done
 # Asks the witness, and moves the routes where there are any; the one account that may ask for a machine's credentials.
 if [[ -r /etc/siem-ha/vip.conf ]]; then
   as_vip() { setpriv --reuid vip --regid vip --clear-groups --inh-caps=-all -- "$@"; }

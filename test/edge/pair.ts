@@ -394,7 +394,7 @@ export class Pair {
       ...["NET_ADMIN", "NET_RAW", "SETGID", "SETUID"].map((right) => `--cap-add=${right}`),
       `--label=${addressLabel}=${topology.vip.address}/${topology.vip.prefix} eth0`,
       ...Object.entries(keepalivedEnvironment).map(([name, value]) => `--env=${name}=${value}`),
-      `--volume=${topology.haproxy[index - 1]?.name}-pair:${pairDirectory}:ro`,
+      `--volume=${topology.haproxy[index - 1]?.name}-pair:${pairDirectory}`,
       `--volume=${dirname(settings)}:${dirname(keeperFiles.settings)}:ro`,
       `--volume=${config}:/etc/keepalived/keepalived.conf:ro`,
       image,
