@@ -24,7 +24,8 @@ const settling = 2500;
 async function settled(docker: Docker, label: string) {
   for (let before = ""; ;) {
     const found = await inventory(docker, label);
-    const now = JSON.stringify(found);
+    // What each is doing changes for ever: some are started again and again.
+    const now = JSON.stringify([found.containers, found.networks].map((all) => all.map(({ id }) => id)));
     if (now === before) return found;
     before = now;
     await sleep(settling);
