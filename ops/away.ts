@@ -3,47 +3,18 @@
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { sshEnvironmentOf } from "../components/host/ssh.ts";
-import { root } from "./workspace.ts";
+import { detach, root, type StateResource, type Step } from "./workspace.ts";
 
 const run = promisify(execFile);
 /** SSH itself gives up after 30 seconds. */
 const patience = 45_000;
 
-const instanceType = "aws:ec2/instance:Instance";
-const attachmentType = "aws:ec2/volumeAttachment:VolumeAttachment";
-export const commandType = "command:local:Command";
+export const instanceType = "aws:ec2/instance:Instance";
+export const attachmentType = "aws:ec2/volumeAttachment:VolumeAttachment";
+const commandType = "command:local:Command";
 const providerType = "pulumi:providers:docker";
-
-/** What this needs to know of a resource in the state. */
-export interface StateResource {
-  readonly urn: string;
-  readonly type: string;
-  readonly id?: string;
-  readonly parent?: string;
-  /** URN and id of the provider that made it. */
-  readonly provider?: string;
-  readonly inputs?: Readonly<Record<string, unknown>>;
-  readonly dependencies?: readonly string[];
-  /** An old one that is still to be deleted, after an interrupted replacement. */
-  readonly delete?: boolean;
-  /** Deleted already, in a replacement that has not made the new one. */
-  readonly pendingReplacement?: boolean;
-  retainOnDelete?: boolean;
-}
-
-/** One step of a plan, as the engine's events tell it. */
-export interface Step {
-  readonly op: string;
-  readonly urn: string;
-  readonly type: string;
-  readonly provider?: string;
-  readonly new?: {
-    readonly parent?: string;
-    readonly provider?: string;
-    readonly inputs?: Readonly<Record<string, unknown>>;
-  };
-}
 
 /** One machine of the stack, as its Docker provider in the state knows it. */
 export interface Machine {
@@ -224,4 +195,13 @@ export function waiting(
     }
   }
   return [...left];
+}
+
+/** What a deploy has to be told so that it leaves these steps as they are. It changes the state for that. */
+export async function without(stack: Stack, left: readonly Step[]): Promise<{ exclude?: string[] }> {
+  if (left.length === 0) return {};
+  const urnsOf = (steps: readonly Step[]) => [...new Set(steps.map(({ urn }) => urn))];
+  const commands = urnsOf(left.filter(({ type }) => type === commandType));
+  if (commands.length > 0) await detach(stack, new Set(commands));
+  return { exclude: urnsOf(left) };
 }

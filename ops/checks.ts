@@ -15,7 +15,7 @@ import { mintToken } from "../services/token.ts";
 import { type Lag } from "../services/ingestor/feed-watch.ts";
 import { partitionsOn } from "./broker.ts";
 import { brokenParts, lostParts, waitingParts } from "./clickhouse-parts.ts";
-import { crashLoop, keepers, rebuildCommand } from "./crash-loops.ts";
+import { crashLoop, statefulReplicas, rebuildCommand } from "./crash-loops.ts";
 import { inContainer, type Reach, shell } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { type Answer, asked } from "./ledger.ts";
@@ -127,12 +127,12 @@ export async function runChecks(
     results.push(...look("parts", replica.name, () => within(noticed, () => allParts(context, replica))));
   }
   results.push(...look("consumer lag", "Kafka", () => within(noticed, () => consumerLag(context))));
-  for (const replica of keepers(topology)) {
+  for (const replica of statefulReplicas(topology)) {
     results.push(
-      ...look("data", replica.name, async () => {
+      ...look("crash loop", replica.name, async () => {
         const why = await crashLoop(reach, replica, context.stack);
         if (why !== undefined) throw new Error(why);
-        return running(replica.name, replica.node);
+        return "none";
       }),
     );
   }

@@ -8,8 +8,8 @@ import { type Reach, shell } from "./daemon.ts";
 const restarts = 3;
 const lately = 90;
 
-/** The replicas that keep data. */
-export function keepers(topology: Topology): readonly Replica[] {
+/** The replicas of stateful services. */
+export function statefulReplicas(topology: Topology): readonly Replica[] {
   return [...topology.zookeeper, ...topology.kafka, ...topology.clickhouse];
 }
 

@@ -1,5 +1,6 @@
 // What `npm run down` is about to delete, in words.
 
+import { instanceType, nameOf } from "./away.ts";
 import { readable } from "./preflight.ts";
 import { type recorded } from "./workspace.ts";
 
@@ -32,22 +33,25 @@ export function lossesInDocker(args: {
 }
 
 type Resource = Awaited<ReturnType<typeof recorded>>["resources"][number];
-const nameOf = ({ urn }: Resource) => urn.split("::").at(-1) ?? urn;
 
 /** What goes on AWS: what carries data or a service by name, the rest by number. */
 export function lossesOnAws(resources: readonly Resource[]): string[] {
   const ofType = (type: string) => resources.filter((resource) => resource.type === type);
-  const instances = ofType("aws:ec2/instance:Instance");
+  const instances = ofType(instanceType);
   const disks = ofType("aws:ebs/volume:Volume");
   const buckets = ofType("aws:s3/bucket:Bucket");
   const named = new Set([...instances, ...disks, ...buckets]);
   const machines = counted(instances.length, "machine");
   const volumes = counted(disks.length, "data volume");
   return lines(
-    machines && `${machines} with all that runs on them: ${instances.map(nameOf).sort().join(", ")}`,
+    machines &&
+      `${machines} with all that runs on them: ${instances
+        .map(({ urn }) => nameOf(urn))
+        .sort()
+        .join(", ")}`,
     volumes &&
       `${volumes} of ${disks.reduce((sum, { inputs }) => sum + (inputs?.size ?? 0), 0)} GiB together`,
-    ...buckets.map((bucket) => `the bucket ${bucket.id ?? nameOf(bucket)} with all backups in it`),
+    ...buckets.map((bucket) => `the bucket ${bucket.id ?? nameOf(bucket.urn)} with all backups in it`),
     counted(
       resources.filter((each) => each.type.startsWith("aws:") && !named.has(each)).length,
       "other resource",

@@ -79,7 +79,8 @@ export function namesOf(topology: Topology): { containers: string[]; volumes: st
   };
 }
 
-function dataVolumesOf({ zookeeper, kafka, clickhouse }: Topology): string[] {
+/** Names of the volumes that hold data. */
+export function dataVolumesOf({ zookeeper, kafka, clickhouse }: Topology): string[] {
   return [
     ...[...zookeeper, ...kafka, ...clickhouse].map(({ name }) => `${name}-data`),
     ...zookeeper.map(({ name }) => `${name}-log`),

@@ -12,9 +12,10 @@ import { type Replica, type Topology } from "../components/topology.ts";
 import { partitionsOn } from "./broker.ts";
 import { waitingParts } from "./clickhouse-parts.ts";
 import { alone, confirm, parse } from "./command.ts";
-import { keepers, rebuildCommand } from "./crash-loops.ts";
+import { statefulReplicas, rebuildCommand } from "./crash-loops.ts";
 import { connect, type Reach, reachOf, shell } from "./daemon.ts";
 import { withHold } from "./hold.ts";
+import { dataVolumesOf } from "./preflight.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import { openStack, root, stackConfig } from "./workspace.ts";
 
@@ -22,10 +23,10 @@ const print = (line: string) => process.stdout.write(`${line}\n`);
 
 /** @throws naming those that there are */
 export function replicaOf(topology: Topology, alias: string): Replica {
-  const found = keepers(topology).find((replica) => replica.alias === alias);
+  const found = statefulReplicas(topology).find((replica) => replica.alias === alias);
   if (found !== undefined) return found;
   throw new Error(
-    `there is no replica with data called ${alias}; there are: ${keepers(topology)
+    `there is no replica with data called ${alias}; there are: ${statefulReplicas(topology)
       .map((replica) => replica.alias)
       .join(", ")}. Nothing was touched.`,
   );
@@ -91,23 +92,18 @@ export async function objections(
 /** Removes the container and all that is in its volumes. The volumes stay: nothing about one may change. */
 async function empty(reach: Reach, topology: Topology, replica: Replica): Promise<void> {
   const docker = dockerOn(replica.node);
-  const volumes = topology.zookeeper.includes(replica) ? ["data", "log"] : ["data"];
-  const image = await shell(reach, `${docker} inspect --format '{{.Config.Image}}' ${replica.name}`).catch(
-    () => "",
+  const all = [topology.zookeeper, topology.kafka, topology.clickhouse].find((one) => one.includes(replica))!;
+  const other = all.find((one) => one !== replica)!;
+  const image = await shell(
+    reach,
+    `${dockerOn(other.node)} inspect --format '{{.Config.Image}}' ${other.name}`,
   );
-  const sibling = keepers(topology).find(
-    (other) => other.alias !== replica.alias && other.alias.split("-")[0] === replica.alias.split("-")[0],
-  )!;
-  const from =
-    image === ""
-      ? await shell(reach, `${dockerOn(sibling.node)} inspect --format '{{.Config.Image}}' ${sibling.name}`)
-      : image;
   await shell(reach, `${docker} rm --force --volumes ${replica.name} >/dev/null 2>&1 || true`);
-  const mounts = volumes.map((volume) => `-v ${replica.name}-${volume}:/empty/${volume}`).join(" ");
-  const paths = volumes.map((volume) => `/empty/${volume}`).join(" ");
+  const volumes = dataVolumesOf(topology).filter((volume) => volume.startsWith(`${replica.name}-`));
+  const mounts = volumes.map((volume) => `-v ${volume}:/empty/${volume}`).join(" ");
   await shell(
     reach,
-    `${docker} run --rm --network none --user 0 ${mounts} --entrypoint find ${from} ${paths} -mindepth 1 -delete`,
+    `${docker} run --rm --network none --user 0 ${mounts} --entrypoint find ${image} /empty -mindepth 2 -delete`,
   );
 }
 

@@ -9,7 +9,8 @@ import { type AwsConfig, type SiemConfig, topologyOf } from "../components/confi
 import { type Node, type Topology } from "../components/topology.ts";
 import {
   absent,
-  commandType,
+  attachmentType,
+  instanceType,
   isOf,
   isOn,
   isUnsettled,
@@ -17,9 +18,8 @@ import {
   machinesIn,
   nameOf,
   outOfReach,
-  type StateResource as Resource,
-  type Step,
   waiting,
+  without,
 } from "./away.ts";
 import { type CheckResult, runChecks } from "./checks.ts";
 import { alone, confirm, parse } from "./command.ts";
@@ -28,17 +28,15 @@ import { Progress } from "./progress.ts";
 import { renderResults } from "./report.ts";
 import { ensurePulumi } from "./toolchain.ts";
 import {
-  detach,
   openStack,
   planned,
   readSecret,
   recorded,
   releaseDeadLock,
   stackConfig,
+  type StateResource as Resource,
+  type Step,
 } from "./workspace.ts";
-
-const instanceType = "aws:ec2/instance:Instance";
-const attachmentType = "aws:ec2/volumeAttachment:VolumeAttachment";
 
 /** What this needs to know of a resource in the state. */
 export interface StateResource extends Resource {
@@ -118,7 +116,7 @@ export function beyond(
 /** Checks about one replica or node; the others look at the platform as a whole, which notices a lost machine. */
 const single = new Set([
   "node",
-  "data",
+  "crash loop",
   "zookeeper",
   "ingestor",
   "api",
@@ -269,12 +267,10 @@ export function surroundings(
     replace: async (machine) => {
       const progress = new Progress(print);
       try {
-        const commands = left.filter(({ type }) => type === commandType).map(({ urn }) => urn);
-        if (commands.length > 0) await detach(stack, new Set(commands));
         // Without a refresh: a machine that is lost would not answer it.
         await stack.up({
           ...replacing(machine),
-          ...(left.length === 0 ? {} : { exclude: left.map(({ urn }) => urn) }),
+          ...(await without(stack, left)),
           onEvent: progress.onEvent,
           suppressOutputs: true,
         });

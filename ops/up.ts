@@ -7,20 +7,10 @@ import { statsUser } from "../components/render/haproxy.ts";
 import { memoryLimits } from "../components/services/memory.ts";
 import { type Topology } from "../components/topology.ts";
 import { mintToken } from "../services/token.ts";
-import {
-  absent,
-  commandType,
-  isOf,
-  isOn,
-  isUnsettled,
-  machinesIn,
-  nameOf,
-  outOfReach,
-  waiting,
-} from "./away.ts";
+import { absent, isOf, isOn, isUnsettled, machinesIn, nameOf, outOfReach, waiting, without } from "./away.ts";
 import { runChecks } from "./checks.ts";
 import { alone, parse } from "./command.ts";
-import { crashLoop, keepers } from "./crash-loops.ts";
+import { crashLoop, statefulReplicas } from "./crash-loops.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
@@ -45,7 +35,6 @@ import { reasonOf, remedyFor } from "./remedies.ts";
 import { renderResults } from "./report.ts";
 import { dockerRoot, ensureDaemon, ensureDocker, ensurePulumi, missingImages } from "./toolchain.ts";
 import {
-  detach,
   letGo,
   mendState,
   openStack,
@@ -159,8 +148,7 @@ async function deployOnMachines(stack: Stack): Promise<string | undefined> {
   const waits = waiting(steps, (await recorded(stack)).resources, away);
   const left = [...new Map(waits.map((step) => [step.urn, step])).values()];
   for (const { urn, type } of left) print(`  left as it is: ${nameOf(urn)} ${type.split(":").at(-1)}`);
-  await detach(stack, new Set(left.filter(({ type }) => type === commandType).map(({ urn }) => urn)));
-  await stack.up({ exclude: left.map(({ urn }) => urn), continueOnError: true, ...shown });
+  await stack.up({ ...(await without(stack, left)), continueOnError: true, ...shown });
   const names = away.map(({ alias }) => alias).join(", ");
   const remedies = away.map(({ alias }) => `npm run replace-node -- -s ${stack.name} ${alias} --lost`);
   return `${names} ${away.length === 1 ? "does" : "do"} not answer, so ${left.length === 0 ? "nothing there was looked at" : `${left.length} changes wait, see "left as it is" above`}. Start ${away.length === 1 ? "it" : "them"} again, then: ${again(stack.name)}. Or, for what is lost: ${remedies.join("; ")}`;
@@ -209,7 +197,9 @@ async function up(stackName: string): Promise<void> {
         },
       });
       const ending = await reachOf(config, stack)
-        .then((reach) => Promise.all(keepers(topology).map((one) => crashLoop(reach, one, stackName))))
+        .then((reach) =>
+          Promise.all(statefulReplicas(topology).map((one) => crashLoop(reach, one, stackName))),
+        )
         .catch(() => []);
       const why = ending.filter((line) => line !== undefined);
       throw new Error(["the deploy failed:", reason, ...why, remedy].join("\n"), { cause: error });

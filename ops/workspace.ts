@@ -37,7 +37,6 @@ import {
   type SecretKey,
   type SiemConfig,
 } from "../components/config.ts";
-import { type StateResource, type Step } from "./away.ts";
 import { stopOperations } from "./interruption.ts";
 import { inTurn, startOf } from "./lock.ts";
 
@@ -461,6 +460,36 @@ function isEngine(pid: number): boolean {
   } catch {
     return false;
   }
+}
+
+/** What commands need to know of a resource in the state. */
+export interface StateResource {
+  readonly urn: string;
+  readonly type: string;
+  readonly id?: string;
+  readonly parent?: string;
+  /** URN and id of the provider that made it. */
+  readonly provider?: string;
+  readonly inputs?: Readonly<Record<string, unknown>>;
+  readonly dependencies?: readonly string[];
+  /** An old one that is still to be deleted, after an interrupted replacement. */
+  readonly delete?: boolean;
+  /** Deleted already, in a replacement that has not made the new one. */
+  readonly pendingReplacement?: boolean;
+  retainOnDelete?: boolean;
+}
+
+/** One step of a plan, as the engine's events tell it. */
+export interface Step {
+  readonly op: string;
+  readonly urn: string;
+  readonly type: string;
+  readonly provider?: string;
+  readonly new?: {
+    readonly parent?: string;
+    readonly provider?: string;
+    readonly inputs?: Readonly<Record<string, unknown>>;
+  };
 }
 
 interface Resource extends StateResource {

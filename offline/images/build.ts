@@ -11,6 +11,8 @@ import { baseImages, publicImages } from "../../components/images.ts";
 interface Recipe {
   readonly folder: string;
   readonly from?: string;
+  /** Debian's release that `rootfs.sh` makes. */
+  readonly release?: string;
   /** Puts what can't be fetched inside a container (no CA bundle there) into the build context. */
   readonly prepare?: (context: string) => Promise<void>;
 }
@@ -35,8 +37,8 @@ const firstAnswer = 8_000;
 const wholePull = 15 * 60_000;
 
 const recipes: Readonly<Record<string, Recipe>> = {
-  [baseImages.debian]: { folder: "trixie" },
-  [bookworm]: { folder: "debian" },
+  [baseImages.debian]: { folder: "debian", release: "trixie" },
+  [bookworm]: { folder: "debian", release: "bookworm" },
   [baseImages.node]: {
     folder: "node",
     from: bookworm,
@@ -192,7 +194,7 @@ async function debootstrap(
   await ensureCommand("debootstrap", ["debootstrap"]);
   const root = join(context, "root");
   const what = `can't make the root file system for ${name}`;
-  await run("sh", [join(recipeFolder(recipe), "rootfs.sh"), root], what);
+  await run("sh", [join(recipeFolder(recipe), "rootfs.sh"), root, recipe.release ?? ""], what);
   const tar = join(context, "root.tar");
   await run("tar", ["--numeric-owner", "-C", root, "-cf", tar, "."], what);
   const changes = [
@@ -320,6 +322,7 @@ async function recipeHash(recipe: Recipe): Promise<string> {
   const hash = createHash("sha256");
   const base = recipe.from === undefined ? undefined : recipes[recipe.from];
   if (base) hash.update(await recipeHash(base));
+  hash.update(recipe.release ?? "");
   for (const file of (await readdir(recipeFolder(recipe))).sort()) {
     hash.update(`\0${file}\0`).update(await readFile(join(recipeFolder(recipe), file)));
   }

@@ -460,12 +460,12 @@ export class Faults {
     const anchors = this.#anchorsOf(fault.victims, parts);
     const containers = await this.#containersOf(fault.victims, parts);
     const guests = containers.filter((name) => !anchors.includes(name));
-    const keepers = (["clickhouse", "kafka", "zookeeper"] as const).flatMap((keeper) =>
-      topology[keeper].flatMap(({ name }) => (containers.includes(name) ? [{ keeper, name }] : [])),
+    const stateful = (["clickhouse", "kafka", "zookeeper"] as const).flatMap((service) =>
+      topology[service].flatMap(({ name }) => (containers.includes(name) ? [{ service, name }] : [])),
     );
     const disks = new Map<string, string>();
-    await every(keepers, async ({ keeper, name }) => {
-      disks.set(name, await besideVolumes(tools, name, listing(keeper)));
+    await every(stateful, async ({ service, name }) => {
+      disks.set(name, await besideVolumes(tools, name, listing(service)));
     });
     await sleep(unsyncedSeconds * 1000);
     const rules = cut(await this.#cardsOf(anchors));
@@ -477,8 +477,8 @@ export class Faults {
           if (anchors.length > 0) at = await this.#drop(rules);
           const killed = await this.#kill(containers);
           if (anchors.length === 0) at = killed;
-          await every(keepers, async ({ keeper, name }) => {
-            const files = await besideVolumes(tools, name, cutting(keeper), disks.get(name));
+          await every(stateful, async ({ service, name }) => {
+            const files = await besideVolumes(tools, name, cutting(service), disks.get(name));
             this.#options.log(`${name}: ${files.trim()} files lost what was not synced`);
           });
           for (const node of anchors) lost(node, at);

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Admin, type Broker, type Callback, type Connection, kGetConnection } from "@platformatic/kafka";
 import type { Reader } from "../../components/topology.ts";
 import { causes } from "./kafka.ts";
+import { within } from "./within.ts";
 
 export interface FeedWatchOptions {
   readonly brokers: readonly string[];
@@ -131,10 +132,7 @@ export async function lagOf(
   admin: FeedAdmin = careful(brokers),
 ): Promise<Lag[]> {
   try {
-    const found = await within(
-      giveUpMs,
-      placesOf(admin, readers, () => latest),
-    );
+    const found = await within(giveUpMs, placesOf(admin, readers));
     return found.map(({ reader: { group, topic }, partitions }) => {
       let [unread, deletedUnread] = [0n, 0n];
       for (const { start, end, committed } of partitions) {
@@ -150,7 +148,7 @@ export async function lagOf(
   }
 }
 
-/** Where a partition begins and ends, where it is at a time, and what a group has committed there; -1 for nothing. */
+/** Where a partition begins and ends, where it was at a time, and what a group has committed there; -1 for nothing. */
 interface Place {
   readonly start: bigint;
   readonly end: bigint;
@@ -161,16 +159,17 @@ interface Place {
 /**
  * The partitions of each reader. The ends are asked for before the times, and the readers last, so that what arrives or
  * is read meanwhile can't look like something old that nobody reads.
+ * @param time of `since`, in ms. @default the end
  */
 async function placesOf(
   admin: FeedAdmin,
   readers: readonly Reader[],
-  time: () => bigint,
+  time?: () => bigint,
 ): Promise<{ readonly reader: Reader; readonly partitions: readonly Place[] }[]> {
   const partitions = await partitionsOf(admin, [...new Set(readers.map(({ topic }) => topic))]);
   const offsets = (timestamp: bigint) => offsetsOf(admin, partitions, timestamp);
   const [starts, ends] = await Promise.all([offsets(earliest), offsets(latest)]);
-  const since = await offsets(time());
+  const since = time === undefined ? ends : await offsets(time());
   const groups = await admin.listConsumerGroupOffsets({
     groups: readers.map(({ group, topic }) => ({
       groupId: group,
@@ -263,12 +262,4 @@ async function offsetsOf(
 
 function largest(a: bigint, b: bigint): bigint {
   return a > b ? a : b;
-}
-
-/** The work's result, or an error when it takes longer: a lost answer must not end the checks. */
-function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`no answer within ${ms / 1000} s`)), ms);
-    work.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
 }

@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ClusterMetadata, Producer, ProduceAcks, stringSerializers } from "@platformatic/kafka";
 import type { Message } from "./batch.ts";
+import { within } from "./within.ts";
 
 export interface KafkaOptions {
   readonly brokers: readonly string[];
@@ -208,15 +209,6 @@ export class KafkaPublisher {
 }
 
 const placeOf = ({ topic, partition }: { topic: string; partition: number }) => `${topic}/${partition}`;
-
-/** Waits no longer than that for metadata. */
-async function within<T>(ms: number, metadata: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`the request for metadata timed out after ${ms} ms`)), ms);
-  });
-  return Promise.race([metadata, late]).finally(() => clearTimeout(timer));
-}
 
 function unacknowledged(placed: readonly Placed[], error: unknown): Placed[] {
   const produced = (error as { produced?: { offsets?: { topic: string; partition: number }[] } }).produced;

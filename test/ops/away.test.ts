@@ -1,15 +1,8 @@
 // What an `up` leaves while machines don't answer, rule by rule. The commands as a whole: test/engine/away.test.ts.
 
 import { describe, expect, it } from "vitest";
-import {
-  isUnsettled,
-  machinesIn,
-  nameOf,
-  outOfReach,
-  type StateResource,
-  type Step,
-  waiting,
-} from "../../ops/away.ts";
+import { isUnsettled, machinesIn, nameOf, outOfReach, waiting } from "../../ops/away.ts";
+import { type StateResource, type Step } from "../../ops/workspace.ts";
 
 const urn = (path: string, name: string) => `urn:pulumi:dev::siem-ha::${path}::${name}`;
 const machineUrn = (type: string, name: string) => urn(`siem:host:AwsNodes$siem:host:Machine$${type}`, name);

@@ -3,7 +3,6 @@
 import { describe, expect, it } from "vitest";
 import { plan } from "../../components/topology.ts";
 import { type CheckResult } from "../../ops/checks.ts";
-import { type Step } from "../../ops/away.ts";
 import {
   beyond,
   machineOf,
@@ -13,6 +12,7 @@ import {
   type StateResource,
   type Surroundings,
 } from "../../ops/replace-node.ts";
+import { type Step } from "../../ops/workspace.ts";
 
 const topology = plan({ machines: { address: (_role, zone) => `10.42.${zone}.31`, vip: "172.25.0.222" } });
 const urn = (type: string, name: string) => `urn:pulumi:prod::siem-ha::siem:host:Machine$${type}::${name}`;

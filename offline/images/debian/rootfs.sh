@@ -1,15 +1,16 @@
 #!/bin/sh
-# Makes the root file system of debian:bookworm-slim in directory $1: what `docker import` turns into the image.
+# Makes the root file system of Debian's release $2, slim, in directory $1: what `docker import` turns into the image.
 set -eu
 root="$1"
+release="$2"
 mirror="http://deb.debian.org/debian"
 
-debootstrap --variant=minbase bookworm "$root" "$mirror"
+debootstrap --variant=minbase "$release" "$root" "$mirror"
 
 cat > "$root/etc/apt/sources.list" <<EOF
-deb $mirror bookworm main
-deb $mirror bookworm-updates main
-deb http://deb.debian.org/debian-security bookworm-security main
+deb $mirror $release main
+deb $mirror $release-updates main
+deb http://deb.debian.org/debian-security $release-security main
 EOF
 # As in the public image: no daemon starts while a package is installed, and no docs, man pages or caches stay.
 printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"

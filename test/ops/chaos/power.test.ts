@@ -5,13 +5,13 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, expect, it } from "vitest";
-import { cutting, type Keeper, listing } from "../../../ops/chaos/power.ts";
+import { cutting, type Stateful, listing } from "../../../ops/chaos/power.ts";
 
 const directories: string[] = [];
 afterEach(() => directories.splice(0).forEach((directory) => rmSync(directory, { recursive: true })));
 
 /** Cuts the power of a service that wrote the second files after the first ones. @returns what is on its disk */
-function cutOf(keeper: Keeper, before: Record<string, string>, after: Record<string, string>) {
+function cutOf(service: Stateful, before: Record<string, string>, after: Record<string, string>) {
   const root = mkdtempSync(join(tmpdir(), "siem-ha-power-"));
   directories.push(root);
   const write = (files: Record<string, string>) => {
@@ -26,9 +26,9 @@ function cutOf(keeper: Keeper, before: Record<string, string>, after: Record<str
       encoding: "utf8",
     });
   write(before);
-  const list = run(listing(keeper));
+  const list = run(listing(service));
   write(after);
-  const cut = Number(run(cutting(keeper), list));
+  const cut = Number(run(cutting(service), list));
   const read = (file: string) =>
     statSync(join(root, file)).size === 0 ? "" : readFileSync(join(root, file), "utf8");
   return {
