@@ -21,7 +21,7 @@ export interface LeftoversArgs {
 const settling = 2500;
 
 /** What is there, once nobody makes anything any more. */
-async function settled(docker: Docker, label: string) {
+export async function settled(docker: Docker, label: string) {
   for (let before = ""; ;) {
     const found = await inventory(docker, label);
     // What each is doing changes for ever: some are started again and again.

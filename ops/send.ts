@@ -6,7 +6,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { topologyOf } from "../components/config.ts";
-import { uuidV7 } from "../services/ingestor/event.ts";
+import { uuidV7 } from "../services/common/uuid.ts";
 import { isTenantName, tenantRule } from "../services/common/auth.ts";
 import { mintToken } from "../services/token.ts";
 import { parse, toItsEnd } from "./command.ts";

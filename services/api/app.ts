@@ -5,6 +5,7 @@ import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
 import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
+import { timeOfUuidV7 } from "../common/uuid.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Range, select, type Select, type Statement, unionOf } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
@@ -262,14 +263,11 @@ function orderly({ from, to }: Range): Range {
   return { from, to };
 }
 
-const uuidV7 = /^([\da-f]{8})-([\da-f]{4})-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i;
-
 /** The second that a UUIDv7 carries. For an id that the ingestor made it is the event's. */
 function secondOf(id: string): number | undefined {
-  const match = uuidV7.exec(id);
-  if (!match) return undefined;
-  const second = Math.floor(parseInt(match[1]! + match[2]!, 16) / 1000);
-  return second > lastSecond ? undefined : second;
+  const time = timeOfUuidV7(id);
+  const second = time && Math.floor(time.getTime() / 1000);
+  return second === undefined || second > lastSecond ? undefined : second;
 }
 
 function encodeCursor(cursor: Cursor): string {

@@ -1,9 +1,10 @@
 // What an event is, and how one is made from what a client sent: JSON fields or a log line.
 
-import { createHash, randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { toUSVString } from "node:util";
 import { z } from "zod";
 import type { TenantId } from "../common/auth.ts";
+import { formatUuid, timeOfUuidV7, uuidV7 } from "../common/uuid.ts";
 import { acceptedTimes, isAddress, type LineFields, parseLine } from "./logline.ts";
 import type { Columns } from "./row.ts";
 
@@ -106,7 +107,7 @@ export function eventFromJson(value: unknown, tenant: TenantId, now: Date): Siem
   if (Object.keys(given).length === 0) throw new InvalidEvent("(event)", "must have at least one field");
   // A repeat is known by its id and time, so both must be the same whenever it comes. What a UUIDv7 tells is the clock
   // that the line is read by, and the time of an event that has no other.
-  const made = given.event_id === undefined ? undefined : timeOf(given.event_id);
+  const made = given.event_id === undefined ? undefined : timeOfUuidV7(given.event_id);
   const line = readLine(given.raw_event ?? "", made ?? now);
   const event_timestamp = given.event_timestamp ?? line.event_timestamp;
   if (given.event_id !== undefined && given.event_timestamp === undefined && !made && !line.isDated) {
@@ -180,21 +181,6 @@ function idAt(seconds: number, now: Date): string {
   return uuidV7(new Date(seconds * 1000 + now.getMilliseconds()));
 }
 
-/** The time that a UUID of version 7 tells. */
-function timeOf(id: string): Date | undefined {
-  if (!/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/i.test(id)) return undefined;
-  return new Date(Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16));
-}
-
-/** A UUID that sorts by time (RFC 9562, version 7). */
-export function uuidV7(time: Date): string {
-  const bytes = randomBytes(16);
-  bytes.writeUIntBE(time.getTime(), 0, 6);
-  bytes[6] = (bytes[6]! & 0x0f) | 0x70;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  return formatUuid(bytes);
-}
-
 /** The same id whenever the same event is found by the same rule, so that a repeated post is one alert. */
 export function alertId(event: SiemEvent, rule: string): string {
   const hash = createHash("sha256")
@@ -203,8 +189,4 @@ export function alertId(event: SiemEvent, rule: string): string {
   hash[6] = (hash[6]! & 0x0f) | 0x80;
   hash[8] = (hash[8]! & 0x3f) | 0x80;
   return formatUuid(hash);
-}
-
-function formatUuid(bytes: Buffer): string {
-  return bytes.toString("hex", 0, 16).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }

@@ -9,7 +9,7 @@ import { names, plan } from "../../components/topology.ts";
 import { ensureImages } from "../../offline/images/build.ts";
 import { createApi } from "../../services/api/app.ts";
 import { connect, Replicas } from "../../services/api/replicas.ts";
-import { uuidV7 } from "../../services/ingestor/event.ts";
+import { uuidV7 } from "../../services/common/uuid.ts";
 import { cleanUp, docker, withoutDocker } from "./docker.ts";
 import { type Ingest, keys, password, type Plane, startIngest, startPlane, token } from "./plane.ts";
 

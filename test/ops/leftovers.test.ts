@@ -2,7 +2,7 @@
 
 import type Docker from "dockerode";
 import { describe, expect, it } from "vitest";
-import { sort, startNodes } from "../../ops/leftovers.ts";
+import { settled, sort, startNodes } from "../../ops/leftovers.ts";
 
 const type = "docker:index/container:Container";
 const resource = (name: string, id?: string, of = type) => ({
@@ -79,4 +79,18 @@ it("starts the nodes that stand still, and nothing else", async () => {
   await startNodes(docker, nodes, { label: "local", log: (line) => lines.push(line) });
   expect(started).toEqual(["id of lb-node-1"]);
   expect(lines).toEqual(["  lb-node-1 stood still: starting it"]);
+});
+
+it("what is there has settled although a container is started again and again", async () => {
+  let asked = 0;
+  const docker = {
+    listContainers: () =>
+      Promise.resolve([
+        { Id: "a", Names: ["/kafka-1"], State: asked++ % 2 === 0 ? "running" : "restarting" },
+      ]),
+    listVolumes: () => Promise.resolve({ Volumes: [] }),
+    listNetworks: () => Promise.resolve([]),
+  } as unknown as Docker;
+  expect((await settled(docker, "local")).containers.map(({ name }) => name)).toEqual(["kafka-1"]);
+  expect(asked).toBe(2);
 });

@@ -2,7 +2,8 @@
 
 import { describe, expect, it } from "vitest";
 import { toTenantId } from "../../services/common/auth.ts";
-import { eventFromLine, type SiemEvent, uuidV7 } from "../../services/ingestor/event.ts";
+import { eventFromLine, type SiemEvent } from "../../services/ingestor/event.ts";
+import { uuidV7 } from "../../services/common/uuid.ts";
 import { tooExpensive } from "../../services/ingestor/pattern.ts";
 import { type Match, parseRules, RuleEngine } from "../../services/ingestor/rules.ts";
 
