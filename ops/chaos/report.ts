@@ -249,9 +249,9 @@ the virtual IP, and keeps account of every event.
   frozen, or to find out about a check that failed. What was killed the command never starts itself. What it does to end
   a fault of its own is none: it thaws, starts what it stopped, mends a cut.
 - **The contract**: nothing lost, nothing twice, never two holders for more than a second, no takeover where nothing of
-  the VIP was hit, all well again within three minutes, and no manual step. Anything else makes it end with 1, and so does
-  a scenario that could not be tried, unless it needs root or a flag. A missed time limit is marked, and counts only with \`--strict\`, because a busy machine misses
-  it too.
+  the VIP was hit, all well again within three minutes, and no manual step. Anything else makes it end with 1, and so
+  does a scenario that could not be tried, unless it needs root or a flag. A missed time limit is marked, and counts only
+  with \`--strict\`, because a busy machine misses it too.
 `;
 
 /** A section of docs/failover.md. */
