@@ -227,7 +227,16 @@ async function jars(context: string): Promise<void> {
   );
 }
 
-async function ensureCommand(command: string, packages: readonly string[]): Promise<void> {
+let installing: Promise<void> = Promise.resolve();
+
+/** One at a time: apt locks, and two images may miss the same command. */
+function ensureCommand(command: string, packages: readonly string[]): Promise<void> {
+  const mine = installing.then(() => installMissing(command, packages));
+  installing = mine.catch(() => undefined);
+  return mine;
+}
+
+async function installMissing(command: string, packages: readonly string[]): Promise<void> {
   const found = await execute("sh", ["-c", `command -v ${command}`]);
   if (found.code === 0) return;
   const install = `apt-get update -q && apt-get install -q -y --no-install-recommends ${packages.join(" ")}`;
