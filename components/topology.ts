@@ -84,6 +84,8 @@ export const names = {
   databaseUser: "siem",
   eventsTable: "events_replicated",
   alertsTable: "alerts_replicated",
+  /** What came over Kafka and is neither. */
+  unreadableTable: "unreadable_replicated",
   eventsTopic: "ingest-events",
   alertsTopic: "alerts",
   /** Label on everything the stack makes in Docker; `down` and the tests look for leftovers by it. */

@@ -127,6 +127,7 @@ export async function runChecks(
     results.push(...look("parts", replica.name, () => within(noticed, () => allParts(context, replica))));
   }
   results.push(...look("consumer lag", "Kafka", () => within(noticed, () => consumerLag(context))));
+  results.push(...look("unreadable", "Kafka", () => within(noticed, () => unreadable(context))));
   for (const replica of statefulReplicas(topology)) {
     results.push(
       ...look("crash loop", replica.name, async () => {
@@ -303,6 +304,29 @@ export function renderLag(lags: readonly Lag[]): string {
       `${all.join("; ")} (allowed: ${mostUnread}): do all ClickHouse replicas run? What waits is not lost`,
     );
   return all.join("; ");
+}
+
+/** What was set aside, as the first ClickHouse that answers tells. Nothing waits for it, so it fails nothing. */
+async function unreadable({ topology, reach }: CheckContext): Promise<string> {
+  const table = `${names.database}.${names.unreadableTable}`;
+  const day = "set_aside_at > toUnixTimestamp(now()) - 86400";
+  const sql = `SELECT count(), countIf(${day}), argMax(reason, set_aside_at) FROM ${table} FINAL`;
+  const errors: string[] = [];
+  for (const replica of topology.clickhouse) {
+    try {
+      return renderUnreadable(await inContainer(reach, replica, ["clickhouse-client", "--query", sql]));
+    } catch (error) {
+      errors.push(`${replica.name}: ${(error as Error).message}`);
+    }
+  }
+  throw new Error(errors.join("; "));
+}
+
+/** @param line how many messages were set aside, how many of them in a day, and why the last was; by tabs */
+export function renderUnreadable(line: string): string {
+  const [all = "", recent = "", reason = ""] = line.split("\t");
+  if (Number(all) === 0) return "no message was set aside";
+  return `set aside: ${recent} messages in 24 h, ${all} in all, the last one because ${reason}; see ${names.database}.${names.unreadableTable.replace("_replicated", "_once")}`;
 }
 
 async function oneHolder({ topology, reach }: CheckContext): Promise<string> {

@@ -1,9 +1,9 @@
-// What must be so before ClickHouse's schema is applied: no replica lacks a table that others have, no table has a
-// column of another release, and no queue of another release reads. As text: shell on the deploying side. Data in, text out.
+// What must be so before ClickHouse's schema is applied: no replica lacks a table that others have, no queue of another
+// release reads, and no table of one is in the way. As text: shell on the deploying side. Data in, text out.
 
 import { dockerOn } from "../host/host.ts";
 import { names, type Replica, type Topology } from "../topology.ts";
-import { narrow, staleIntakes, tablePaths, tablesPath, wideTables } from "./clickhouse.ts";
+import { earlierTables, setAside, staleIntakes, tablePaths, tablesPath } from "./clickhouse.ts";
 import { note } from "./note.ts";
 
 /** How long one statement may take, seconds: 18.16 may never answer to the end of a queue (decision 17). */
@@ -76,7 +76,7 @@ zookeeper() {
   exit 1
 }
 zookeeper ${first.slot} "SELECT name FROM system.zookeeper WHERE path = '${tablesPath}'"
-[ -n "$said" ] || exit 0
+known=$said
 
 # The first replica that has the table.
 source_of() {
@@ -110,31 +110,6 @@ for slot in ${slots}; do
   done
 done
 
-# Before the new views feed it. What one replica was told, and could not tell all others, these do when they can: what it
-# said counts only if that does not come.
-doing="dropping columns"
-wide() {
-  for slot in ${slots}; do
-    found=$(on "$slot" "${wideTables}") || return
-    for table in $found; do echo "$slot $table"; done
-  done
-}
-left=$(wide)
-if [ -n "$left" ]; then until_settled; fi
-deadline=$(($(date +%s) + ${settledSeconds}))
-while [ -n "$left" ]; do
-  slot=\${left%% *}
-  table=$(printf '%s\\n' "$left" | head -n 1 | cut -d ' ' -f 2)
-  said=$(on "$slot" "${narrow("$table")}" 2>&1) || true
-  left=$(wide)
-  [ -n "$left" ] || break
-  if [ "$(date +%s)" -ge $deadline ]; then
-    echo "$(name "$slot") still has a column of an earlier release in $table after ${settledSeconds} s; told to drop it, it said last: \${said:-nothing}" >&2
-    exit 1
-  fi
-  sleep 1
-done
-
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
 # without its view would be committed, and stored nowhere. 18.16 may abort where a queue goes that reads; nothing of its
 # block is committed then, and it is asked again.
@@ -159,5 +134,21 @@ if [ -n "$(everywhere "${stale.queues}")" ]; then
   until_settled
 fi
 drop "${stale.views}"
+
+# Nothing feeds them any more. What they hold goes to the tables that take their place, once these are made.
+doing="setting tables of an earlier release aside"
+for slot in ${slots}; do
+  for table in $(on "$slot" "${earlierTables}"); do on "$slot" "${setAside("${table}")}"; done
+done
+# So is one that ZooKeeper does not know: it has lost its own data, and the table can never be written again.
+for table in ${paths.map(([table]) => table).join(" ")}; do
+  if printf '%s\\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
+  for slot in ${slots}; do
+    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = '${names.database}' AND name = '$table'")
+    [ "$has" = 1 ] || continue
+    on "$slot" "${setAside("${table}")}"
+    echo "${note}ZooKeeper has lost $table of $(name "$slot"); its rows go to a new one"
+  done
+done
 `;
 }

@@ -212,13 +212,28 @@ function columnNames(columns: string): string {
     .join(", ");
 }
 
-interface Feed extends Reader {
+interface Stored {
   readonly table: string;
   readonly columns: string;
   /** Its name in ZooKeeper. */
   readonly path: string;
   readonly key: string;
+  /** The column that tells a row's age, in unix seconds. */
+  readonly time: string;
 }
+
+interface Feed extends Stored, Reader {
+  /** What names a row, beside its tenant and its time. */
+  readonly id: string;
+  /** What of a row is shown where the row is set aside. */
+  readonly text: string;
+}
+
+/** Of copies, the row with the largest stays (decision 10). */
+const version = "row_version";
+/** What rows of earlier releases have: more than any other. */
+const largestVersion = 2n ** 63n - 1n;
+const versionColumn = `${version} UInt64 DEFAULT ${largestVersion}`;
 
 /**
  * What ClickHouse reads from Kafka, and the tables it ends in. Queues and their views hold nothing: what has been read is
@@ -229,41 +244,94 @@ const feeds: readonly Feed[] = [
     table: names.eventsTable,
     ...readers.events,
     columns: eventColumns,
-    path: "events",
+    path: "events_versioned",
     key: "tenant_id, event_timestamp, event_id",
+    time: "event_timestamp",
+    id: "event_id",
+    text: "raw_event",
   },
   {
     table: names.alertsTable,
     ...readers.alerts,
     columns: alertColumns,
-    path: "alerts",
+    path: "alerts_versioned",
     key: "tenant_id, event_timestamp, alert_id",
+    time: "event_timestamp",
+    id: "alert_id",
+    text: "summary",
   },
 ];
 
+/** Messages that are no rows: where Kafka has them, when they were set aside, why, and what they say. */
+const unreadable: Stored = {
+  table: names.unreadableTable,
+  columns: `kafka_topic String,
+  kafka_partition UInt64,
+  kafka_offset UInt64,
+  set_aside_at UInt32,
+  reason String,
+  message String`,
+  path: "unreadable",
+  key: "kafka_topic, kafka_partition, kafka_offset",
+  time: "set_aside_at",
+};
+
+const stored: readonly Stored[] = [...feeds, unreadable];
+
 /** The tables that hold data, by their names in the database. */
-export const storedTables: readonly string[] = feeds.map((feed) => feed.table);
+export const storedTables: readonly string[] = stored.map(({ table }) => table);
+
+/** The column of each that tells how old a row is, in unix seconds. */
+export const ageColumns: Readonly<Record<string, string>> = Object.fromEntries(
+  stored.map(({ table, time }) => [table, time]),
+);
 
 /** Where ZooKeeper knows each of them. */
 export const tablePaths: Readonly<Record<string, string>> = Object.fromEntries(
-  feeds.map(({ table, path }) => [table, `${tablesPath}/${path}`]),
+  stored.map(({ table, path }) => [table, `${tablesPath}/${path}`]),
 );
 
 /** The most rows of a block that a queue reads; it is stored after stream_flush_interval_ms if that comes sooner. */
 const blockRows = 65536;
 
-/** What the names of a feed's queue and view begin with. */
-const stemOf = ({ table }: Feed) => table.replace("_replicated", "");
+/** What the names of a table's queue and views begin with. */
+const stemOf = ({ table }: Stored) => table.replace("_replicated", "");
 
-/** A queue and its view, by their names in the database, and the statements that make them if they are not there. */
+/**
+ * SQL: the smaller, the later Kafka took it; below what rows of earlier releases have. The day first, because offsets
+ * begin anew where a topic was lost; then the partition, because a key moves only to one that was added (kafka.ts of the
+ * ingestor); then the offset. 16, 10 and 37 bits.
+ */
+const versionOf = `toUInt64(${largestVersion} - (intDiv(toUInt64(assumeNotNull(_timestamp)), 86400) * ${2n ** 47n} + bitAnd(toUInt64(_partition), ${2n ** 10n - 1n}) * ${2n ** 37n} + bitAnd(toUInt64(_offset), ${2n ** 37n - 1n})))`;
+
+/** Days: what the ingestors take (logline.ts), and Kafka's retention, with room. More months than 100 in a block are refused. */
+const [daysBack, daysAhead] = [6 * 366, 30] as const;
+
+/** SQL: why a message is no row; empty if it is one. Its own error first. */
+function reasonOf({ id }: Feed): string {
+  const now = "toUnixTimestamp(now())";
+  return `multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', ${id} = '', '${id} is empty', event_timestamp < ${now} - ${daysBack * 86_400} OR event_timestamp > ${now} + ${daysAhead * 86_400}, concat('event_timestamp is ', toString(event_timestamp)), '')`;
+}
+
+/** A queue and its views, by their names in the database, and the statements that make them if they are not there. */
 interface Intake {
   readonly queue: string;
-  readonly view: string;
-  readonly statements: readonly [queue: string, view: string];
+  readonly views: readonly string[];
+  readonly statements: readonly string[];
 }
 
 /**
- * @param suffix of both names
+ * Shell variables that a queue's statement holds: what a server that can set aside what it can't parse is told, and
+ * which columns another one has instead of Kafka's own, which the stand-in fills (habits.c).
+ */
+const queueColumns = "$queue_columns";
+const queueSettings = "$queue_settings";
+const ownColumns =
+  ", _topic String, _partition UInt64, _offset UInt64, _timestamp UInt32, _error String, _raw_message String";
+const ownSettings = ", kafka_handle_error_mode = 'stream'";
+
+/**
+ * @param suffix of all names
  * @param group the consumer group that reads
  * @param on behind each name: `ON CLUSTER …`, or nothing for one server
  */
@@ -273,18 +341,27 @@ function intakeOf(
   { suffix, group, on }: { suffix: string; group: string; on: string },
 ): Intake {
   const brokers = topology.kafka.map((broker) => `${broker.alias}:${ports.kafka.number}`).join(",");
-  const [queue, view] = [`${stemOf(feed)}_queue_${suffix}`, `${stemOf(feed)}_consumer_${suffix}`];
+  const [queue, aside, view] = ["queue", "unreadable", "consumer"].map(
+    (kind) => `${stemOf(feed)}_${kind}_${suffix}`,
+  ) as [string, string, string];
+  const from = `FROM ${names.database}.${queue}`;
+  const reason = reasonOf(feed);
   return {
     queue,
-    view,
+    views: [aside, view],
     statements: [
       `CREATE TABLE IF NOT EXISTS ${names.database}.${queue}${on} (
-  ${feed.columns}
+  ${feed.columns}${queueColumns}
 ) ENGINE = Kafka SETTINGS kafka_broker_list = '${brokers}', kafka_topic_list = '${feed.topic}',
   kafka_group_name = '${group}', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
-  kafka_max_block_size = ${blockRows}`,
+  kafka_max_block_size = ${blockRows}${queueSettings}`,
+      // The view that sets aside comes first: what is read while only one is there is committed.
+      `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${aside}${on} TO ${names.database}.${unreadable.table} AS
+SELECT _topic AS kafka_topic, toUInt64(_partition) AS kafka_partition, toUInt64(_offset) AS kafka_offset, toUInt32(toUnixTimestamp(now())) AS set_aside_at, ${reason} AS reason, if(_error != '', _raw_message, ${feed.text}) AS message
+${from} WHERE ${reason} != ''`,
       `CREATE MATERIALIZED VIEW IF NOT EXISTS ${names.database}.${view}${on} TO ${names.database}.${feed.table} AS
-SELECT ${columnNames(feed.columns)} FROM ${names.database}.${queue}`,
+SELECT ${columnNames(feed.columns)}, ${versionOf} AS ${version}
+${from} WHERE ${reason} = ''`,
     ],
   };
 }
@@ -298,23 +375,27 @@ function currentIntakes(topology: Topology): Intake[] {
     const { group } = feed;
     const on = ` ON CLUSTER ${names.clickhouseCluster}`;
     const { statements } = intakeOf(topology, feed, { suffix: "", group, on });
-    const version = createHash("sha256").update(statements.join("\n")).digest("hex").slice(0, 8);
-    return intakeOf(topology, feed, { suffix: version, group, on });
+    const suffix = createHash("sha256").update(statements.join("\n")).digest("hex").slice(0, 8);
+    return intakeOf(topology, feed, { suffix, group, on });
   });
 }
 
-/** The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret. */
+/**
+ * The schema, idempotent, run against any replica: ON CLUSTER takes it to all. Takes no secret, and the shell's
+ * variables `queue_columns` and `queue_settings`.
+ */
 export function renderSchema(topology: Topology): string {
   const on = `ON CLUSTER ${names.clickhouseCluster}`;
+  const table = ({ table, columns, path, key, time }: Stored, row = { column: "", argument: "" }): string =>
+    `CREATE TABLE IF NOT EXISTS ${names.database}.${table} ${on} (
+  ${columns}${row.column}
+) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${path}', '{replica}'${row.argument})
+PARTITION BY toYYYYMM(toDateTime(${time}))
+ORDER BY (${key})`;
   return joined([
     `CREATE DATABASE IF NOT EXISTS ${names.database} ${on}`,
-    ...feeds.map(
-      (feed) => `CREATE TABLE IF NOT EXISTS ${names.database}.${feed.table} ${on} (
-  ${feed.columns}
-) ENGINE = ReplicatedReplacingMergeTree('${pathOf("{shard}")}/${feed.path}', '{replica}')
-PARTITION BY toYYYYMM(toDateTime(event_timestamp))
-ORDER BY (${feed.key})`,
-    ),
+    ...feeds.map((feed) => table(feed, { column: `,\n  ${versionColumn}`, argument: `, ${version}` })),
+    table(unreadable),
     ...currentIntakes(topology).flatMap(({ statements }) => statements),
   ]);
 }
@@ -324,22 +405,21 @@ ORDER BY (${feed.key})`,
  */
 export function staleIntakes(topology: Topology): { queues: string; views: string } {
   const intakes = currentIntakes(topology);
-  const of = (engine: string, kind: string, kept: readonly string[]): string => {
+  const of = (engine: string, kinds: readonly string[], kept: readonly string[]): string => {
     const stems = [...feeds.map(stemOf), earlier.stem];
-    const like = stems.map((stem) => `name LIKE '${stem}_${kind}%'`).join(" OR ");
-    const current = kept.map((name) => `'${name}'`).join(", ");
-    return `SELECT name FROM system.tables WHERE database = '${names.database}' AND engine = '${engine}' AND (${like}) AND name NOT IN (${current})`;
+    const like = stems.flatMap((stem) => kinds.map((kind) => `name LIKE '${stem}_${kind}%'`)).join(" OR ");
+    return `SELECT name FROM system.tables WHERE database = '${names.database}' AND engine = '${engine}' AND (${like}) AND name NOT IN (${quoted(kept)})`;
   };
   return {
     queues: of(
       "Kafka",
-      "queue",
+      ["queue"],
       intakes.map(({ queue }) => queue),
     ),
     views: of(
       "MaterializedView",
-      "consumer",
-      intakes.map(({ view }) => view),
+      ["consumer", "unreadable"],
+      intakes.flatMap(({ views }) => views),
     ),
   };
 }
@@ -347,29 +427,34 @@ export function staleIntakes(topology: Topology): { queues: string; views: strin
 const quoted = (all: readonly string[]) => all.map((one) => `'${one}'`).join(", ");
 
 /**
- * What earlier releases had for events that were sent with an id and without a time: a table of them, with a feed, and
- * a column of the others.
+ * What earlier releases had: tables whose rows know no order, called like this one and this from then on; and for events
+ * that were sent with an id and without a time a table of them, with a feed, and a column of the others.
  */
-const earlier = { table: "undated_replicated", stem: "undated", column: "mark_awaited_until" };
+const earlier = {
+  table: "undated_replicated",
+  stem: "undated",
+  column: "mark_awaited_until",
+  suffix: "_earlier",
+};
 
-/** SQL: the tables of one server with such a column. 18.16 stores nothing through a view that lacks one of its table's. */
-export const wideTables = `SELECT table FROM system.columns WHERE database = '${names.database}' AND table IN (${quoted(feeds.map(({ table }) => table))}) AND name = '${earlier.column}'`;
+/** SQL: the tables of one server that are of an earlier release. */
+export const earlierTables = `SELECT name FROM system.tables WHERE database = '${names.database}' AND name IN (${quoted(feeds.map(({ table }) => table))}) AND name NOT IN (SELECT table FROM system.columns WHERE database = '${names.database}' AND name = '${version}')`;
 
-/** SQL: takes it from such a table, on all replicas. */
-export function narrow(table: string): string {
-  return `ALTER TABLE ${names.database}.${table} DROP COLUMN ${earlier.column}`;
+/** SQL: makes room for the table that takes such a one's place. On one server: a name is each server's own. */
+export function setAside(table: string): string {
+  return `RENAME TABLE ${names.database}.${table} TO ${names.database}.${table}${earlier.suffix}`;
 }
 
-/** Views for people who write SQL: each event and each alert once. They hold nothing. */
+/** Views for people who write SQL: each event, each alert and each message that is none once. They hold nothing. */
 export function renderOnceViews(): string {
   return joined(
-    feeds.flatMap((feed) => {
-      const view = `${names.database}.${stemOf(feed)}_once ON CLUSTER ${names.clickhouseCluster}`;
+    stored.flatMap((one) => {
+      const view = `${names.database}.${stemOf(one)}_once ON CLUSTER ${names.clickhouseCluster}`;
       return [
         `DROP TABLE IF EXISTS ${view}`,
         `CREATE VIEW ${view} AS
-SELECT ${columnNames(feed.columns)}
-FROM ${names.database}.${feed.table} FINAL`,
+SELECT ${columnNames(one.columns)}
+FROM ${names.database}.${one.table} FINAL`,
       ];
     }),
   );
@@ -383,54 +468,103 @@ function joined(statements: readonly string[]): string {
 const syncing =
   "fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1";
 
-/**
- * Shell, run inside a replica: the schema, then the views. A stack made when the tables were plain ones keeps those,
- * which know no FINAL, and so has no views.
- */
+/** Shell, run inside a replica: the schema, then the views. */
 export function renderSchemaScript(topology: Topology): string {
-  const plain = `SELECT count() FROM system.tables WHERE database = '${names.database}' AND engine = 'ReplicatedMergeTree' AND name IN (${quoted(storedTables)})`;
   return `set -eu
 ask() { clickhouse-client --query "$1" </dev/null; }
+# 18.16 can neither sync what it stores, which is left to the kernel and to the quorum (decision 17), nor tell where in
+# Kafka a row was.
+current=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'fsync_after_insert'")
+queue_columns="${ownColumns}"
+queue_settings=
+if [ "$current" = 1 ]; then
+  queue_columns=
+  queue_settings="${ownSettings}"
+fi
 clickhouse-client --multiquery <<SQL
 ${renderSchema(topology)}SQL
-# Newer servers can sync what they store; 18.16 leaves that to the kernel, and to the quorum (decision 17).
-if [ "$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'fsync_after_insert'")" = 1 ]; then
+if [ "$current" = 1 ]; then
   for table in ${storedTables.join(" ")}; do
     ask "ALTER TABLE ${names.database}.$table ON CLUSTER ${names.clickhouseCluster} MODIFY SETTING ${syncing}" >/dev/null
   done
 fi
 ask "DROP TABLE IF EXISTS ${names.database}.${earlier.table} ON CLUSTER ${names.clickhouseCluster}" >/dev/null
-plain=$(ask "${plain}")
-if [ "$plain" != 0 ]; then
-  echo "the tables were made by an earlier release and keep their engine: no views that show each event once"
-  exit 0
-fi
 clickhouse-client --multiquery <<'SQL'
 ${renderOnceViews()}SQL
 `;
 }
 
 /**
- * Shell: moves the events of an unreplicated `dev.events`, if a replica still has one, into the replicated table.
- * It can be interrupted anywhere: rows already moved are left out, and the old table is renamed last.
+ * Shell: brings into today's tables what earlier releases left: an unreplicated `dev.events`, and tables that were set
+ * aside ({@link setAside}), month by month, without copying a row. It can be interrupted anywhere: what comes twice is
+ * merged away, and what is empty goes last.
  */
 export function renderMigration(topology: Topology): string {
   const { database } = names;
   const columns = columnNames(eventColumns);
   const target = `${database}.${names.eventsTable}`;
+  const replicas = topology.clickhouse;
   return `set -eu
-migrate() {
-  replica=$1
-  shift
-  # On a line of its own: a server that doesn't answer must fail the script, not look like one without the table.
-  found=$("$@" exec "$replica" clickhouse-client --query "SELECT count() FROM system.tables WHERE database = '${database}' AND name = 'events' AND engine LIKE '%MergeTree'")
-  [ "$found" = 1 ] || return 0
-  # What the replica before has moved must be here before it is compared.
-  "$@" exec "$replica" clickhouse-client --query "SYSTEM SYNC REPLICA ${target}"
-  "$@" exec "$replica" clickhouse-client --query "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE (tenant_id, event_id) NOT IN (SELECT tenant_id, event_id FROM ${target})"
-  "$@" exec "$replica" clickhouse-client --query "RENAME TABLE ${database}.events TO ${database}.events_migrated"
-  echo "$replica: ${database}.events is now in ${target}; the old table is kept as ${database}.events_migrated"
+on() {
+  case $1 in
+${replicas.map(({ slot, name, node }) => `  ${slot}) ${dockerOn(node)} exec ${name} clickhouse-client --query "$2" </dev/null ;;`).join("\n")}
+  esac
 }
-${topology.clickhouse.map((replica) => `migrate ${replica.name} ${dockerOn(replica.node)}`).join("\n")}
+within() {
+  case $1 in
+${replicas.map(({ slot, name, node }) => `  ${slot}) ${dockerOn(node)} exec ${name} sh -c "$2" </dev/null ;;`).join("\n")}
+  esac
+}
+has() { on "$1" "SELECT count() FROM system.tables WHERE database = '${database}' AND name = '$2' AND engine LIKE '%MergeTree'"; }
+
+# Months go over only between tables with the same columns. Every replica must know them, and one that is slow to is told
+# of as an error, though it does it all the same.
+bring() {
+  column() { on "$source" "SELECT count() FROM system.columns WHERE database = '${database}' AND table = '$old' AND name = '$1'"; }
+  alter() { said=$(on "$source" "ALTER TABLE ${database}.$old $1" 2>&1) || echo "$said" | head -n 1 >&2; }
+  source=$1
+  if [ "$(column ${earlier.column})" = 1 ]; then alter "DROP COLUMN ${earlier.column}"; fi
+  if [ "$table" != ${unreadable.table} ] && [ "$(column ${version})" = 0 ]; then alter "ADD COLUMN ${versionColumn}"; fi
+  months=$(on "$source" "SELECT DISTINCT partition FROM system.parts WHERE database = '${database}' AND table = '$old' AND active ORDER BY partition")
+  for month in $months; do
+    on "$source" "ALTER TABLE ${database}.$table ATTACH PARTITION $month FROM ${database}.$old"
+  done
+}
+# 18.16 drops no table that ZooKeeper has lost.
+remove() {
+  found=$(has "$1" "$old")
+  [ "$found" = 1 ] || return 0
+  said=$(on "$1" "DROP TABLE ${database}.$old" 2>&1) && return
+  case $said in *"readonly replicated table"*) ;; *) echo "$said" >&2 && return 1 ;; esac
+  on "$1" "DETACH TABLE ${database}.$old"
+  within "$1" "rm -rf /var/lib/clickhouse/metadata/${database}/$old.sql /var/lib/clickhouse/data/${database}/$old"
+}
+
+for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do
+  # On a line of its own: a server that doesn't answer must fail the script, not look like one without the table.
+  found=$(has "$slot" events)
+  [ "$found" = 1 ] || continue
+  # What the replica before has moved must be here before it is compared.
+  on "$slot" "SYSTEM SYNC REPLICA ${target}"
+  on "$slot" "INSERT INTO ${target} (${columns}) SELECT ${columns} FROM ${database}.events WHERE (tenant_id, event_id) NOT IN (SELECT tenant_id, event_id FROM ${target})"
+  on "$slot" "RENAME TABLE ${database}.events TO ${database}.events_migrated"
+  echo "ClickHouse $slot: ${database}.events is now in ${target}; the old table is kept as ${database}.events_migrated"
+done
+
+for table in ${storedTables.join(" ")}; do
+  old=\${table}${earlier.suffix}
+  sources=
+  for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do
+    found=$(has "$slot" "$old")
+    [ "$found" = 1 ] || continue
+    # One that has caught up has all of it. Where ZooKeeper has lost the table, none can, and each may have rows of its own.
+    if on "$slot" "SYSTEM SYNC REPLICA ${database}.$old" 2>/dev/null; then sources=$slot && break; fi
+    sources="$sources $slot"
+  done
+  [ -n "$sources" ] || continue
+  for slot in $sources; do bring "$slot"; done
+  for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do remove "$slot"; done
+  echo "$table has its earlier rows"
+done
 `;
 }

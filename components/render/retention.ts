@@ -1,13 +1,13 @@
 // How long events are kept: the shell that removes what is older, beside each ClickHouse replica. Data in, text out.
 
 import { names } from "../topology.ts";
-import { storedTables } from "./clickhouse.ts";
+import { ageColumns } from "./clickhouse.ts";
 
 /** Seconds between rounds, and after one that failed, because the server was down or another replica was at it. */
 const pauses = { round: 3600, failed: 60 } as const;
 
 /** How the server itself writes the rule in its table's definition. */
-const rule = (days: number) => `TTL toDateTime(event_timestamp) + toIntervalDay(${days})`;
+const rule = (days: number) => `TTL toDateTime($2) + toIntervalDay(${days})`;
 
 /**
  * POSIX shell: rounds for ever; with the argument `once`, one round, and its exit code.
@@ -56,11 +56,13 @@ drop_months() {
   done
 }
 
+keep() { if [ "$rules" = 0 ]; then drop_months "$1"; else keep_by_rule "$1" "$2"; fi; }
+
 round() {
   rules=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'") || return 1
-  for table in ${storedTables.join(" ")}; do
-    if [ "$rules" = 0 ]; then drop_months "$table" || return 1; else keep_by_rule "$table" || return 1; fi
-  done
+${Object.entries(ageColumns)
+  .map((entry) => `  keep ${entry.join(" ")} || return 1`)
+  .join("\n")}
 }
 
 if [ "\${1:-}" = once ]; then

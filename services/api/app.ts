@@ -5,9 +5,10 @@ import type { z } from "zod";
 import { names } from "../../components/topology.ts";
 import { type Keys, requireScope, type TenantId, tenantOf } from "../common/auth.ts";
 import { createServer, healthCode, HttpError, type Lifecycle, onceClosed } from "../common/http.ts";
+import { pause } from "../common/loop-share.ts";
 import { timeOfUuidV7 } from "../common/uuid.ts";
 import { openApiDocument } from "./openapi.ts";
-import { type Range, select, type Select, type Statement, unionOf } from "./query.ts";
+import { type Range, select, type Select, type Statement } from "./query.ts";
 import type { Reader, Row } from "./replicas.ts";
 import {
   alert,
@@ -44,6 +45,11 @@ const aheadSeconds = 300;
  */
 const spareRows = 16;
 const lastSecond = 0xffffffff;
+
+/** Which of an event's copies a row is: of these, the one with the largest counts (decision 10). */
+const versionColumn = "toString(row_version) AS version";
+/** A row as the client gets it. */
+const shown = ({ version: _, ...row }: Row): Row => row;
 
 const eventColumns = Object.keys(event.shape);
 const alertColumns = Object.keys(alert.shape);
@@ -111,25 +117,55 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const found = await read(
       select(tenant, {
         ...listing,
+        columns: [...listing.columns, versionColumn],
         range: within,
         after: cursor && { idColumn, timestamp: cursor[0], id: cursor[1] },
-        orderBy: `event_timestamp DESC, ${idColumn} DESC`,
+        orderBy: `event_timestamp DESC, ${idColumn} DESC, row_version DESC`,
         limit: fetch,
       }),
     );
-    // A repeated post stores an event twice until a merge. The copies are neighbours here; LIMIT BY would make the
-    // server sort the whole range in memory instead of keeping one page of it.
-    const distinct = found.filter(
-      (row, index) =>
-        row[idColumn] !== found[index - 1]?.[idColumn] ||
-        row["event_timestamp"] !== found[index - 1]?.["event_timestamp"],
-    );
+    // An event that was sent again is stored twice until a merge. The copies are neighbours here, the one that counts
+    // first; LIMIT BY or FINAL would make the server read the whole range instead of one page of it.
+    const keyOf = (row: Row | undefined) =>
+      row && `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
+    const distinct = found.filter((row, index) => keyOf(row) !== keyOf(found[index - 1]));
     const rows = distinct.slice(0, limit);
     // Rows left out count as read, so that even a page full of them leads on.
     const last = distinct.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
     const next =
       last && encodeCursor([Number(last["event_timestamp"]), String(last[idColumn]), within.from, within.to]);
-    return { rows, next_cursor: next ?? null };
+    return { rows: (await firstOnes(tenant, read, listing, rows)).map(shown), next_cursor: next ?? null };
+  }
+
+  /** What a filter found may be a copy whose content does not count, where that of the first does not match. */
+  async function firstOnes(
+    tenant: TenantId,
+    read: Read,
+    { table, columns, equal, contains }: Listing,
+    rows: Row[],
+  ): Promise<Row[]> {
+    const filters = [contains, ...Object.values(equal ?? {})].filter((value) => value !== undefined);
+    if (filters.length === 0 || rows.length === 0) return rows;
+    const idColumn = columns[0]!;
+    const keys = rows.map((row) => ({
+      timestamp: Number(row["event_timestamp"]),
+      id: String(row[idColumn]),
+    }));
+    const range = { from: keys.at(-1)!.timestamp, to: keys[0]!.timestamp };
+    const first = await read(
+      select(tenant, {
+        table,
+        columns: ["event_timestamp", idColumn, "toString(max(row_version)) AS version"],
+        range,
+        among: { idColumn, keys },
+        groupBy: `event_timestamp, ${idColumn}`,
+        limit: keys.length,
+      }),
+    );
+    const key = (row: Row) => `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
+    const versions = new Map(first.map((row) => [key(row), BigInt(String(row["version"]))]));
+    // Another replica may have answered, and not have all of them yet.
+    return rows.filter((row) => (versions.get(key(row)) ?? 0n) <= BigInt(String(row["version"])));
   }
 
   app.get("/v1/openapi.json", (request) => {
@@ -149,7 +185,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const { rows, next_cursor } = await reading(request, reply, (tenant, read) =>
       readPage(tenant, read, spec, { from, to, limit, cursor }),
     );
-    return { events: rows, next_cursor };
+    return reply.type(json).send(await pageOf("events", rows, next_cursor));
   });
 
   app.get<{ Params: { id: string } }>("/v1/events/:id", protect, async (request, reply) => {
@@ -159,7 +195,8 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const found = await reading(request, reply, async (tenant, read) => {
       const oldest = async (range: Range): Promise<Row | undefined> => {
         const spec = { table: names.eventsTable, columns: eventColumns, equal: { event_id: id }, range };
-        return (await read(select(tenant, { ...spec, orderBy: "event_timestamp", limit: 1 })))[0];
+        const orderBy = "event_timestamp, row_version DESC";
+        return (await read(select(tenant, { ...spec, orderBy, limit: 1 })))[0];
       };
       const at = async (second: number | undefined): Promise<Row | undefined> =>
         second === undefined || second < from || second > to
@@ -174,41 +211,34 @@ export function createApi(options: ApiOptions): FastifyInstance {
 
   app.get("/v1/stats", protect, async (request, reply) => {
     const within = toRange(parseQuery(rangeQuery, request), now());
-    // Copies of a repeated post count once.
-    const spec = { table: names.eventsTable, range: within };
-    const count = "uniqExact(event_id) AS count";
-    const by = { source_type: 100, event_category: 100, event_outcome: 100, source_ip: 11 };
+    const by = ["source_type", "event_category", "event_outcome", "source_ip"] as const;
+    const parts = ["('total', '')", ...by.map((column) => `('${column}', ${column})`)];
     const rows = await reading(request, reply, (tenant, read) =>
       read(
-        unionOf([
-          select(tenant, {
-            ...spec,
-            columns: [
-              "'total' AS part",
-              "'' AS value",
-              count,
-              "uniqExactIf(event_id, is_threat = 1) AS threats",
-            ],
-            limit: 1,
-          }),
-          ...Object.entries(by).map(([column, limit]) =>
-            select(tenant, {
-              ...spec,
-              columns: [`'${column}' AS part`, `${column} AS value`, count, "toUInt64(0) AS threats"],
-              groupBy: column,
-              orderBy: `count DESC, ${column}`,
-              limit,
-            }),
-          ),
-        ]),
+        select(tenant, {
+          table: names.eventsTable,
+          final: true,
+          range: within,
+          columns: [
+            `arrayJoin([${parts.join(", ")}]) AS pair`,
+            "tupleElement(pair, 1) AS part",
+            "tupleElement(pair, 2) AS value",
+            "count() AS count",
+            "countIf(is_threat = 1) AS threats",
+          ],
+          groupBy: "pair",
+          orderBy: "count DESC, value",
+          limitBy: { rows: 100, column: "part" },
+          limit: 100 * parts.length,
+        }),
       ),
     );
-    const part = (name: keyof typeof by | "total") =>
+    const part = (name: (typeof by)[number] | "total") =>
       rows
         .filter((row) => row["part"] === name)
         .map((row) => ({ value: String(row["value"]), count: Number(row["count"]) }))
         .sort((a, b) => b.count - a.count || (a.value < b.value ? -1 : 1));
-    const counts = (name: keyof typeof by) =>
+    const counts = (name: (typeof by)[number]) =>
       Object.fromEntries(part(name).map(({ value, count: events }) => [value, events]));
     return {
       ...within,
@@ -230,9 +260,23 @@ export function createApi(options: ApiOptions): FastifyInstance {
     const { rows, next_cursor } = await reading(request, reply, (tenant, read) =>
       readPage(tenant, read, spec, { from, to, limit, cursor }),
     );
-    return { alerts: rows, next_cursor };
+    return reply.type(json).send(await pageOf("alerts", rows, next_cursor));
   });
   return app;
+}
+
+const json = "application/json; charset=utf-8";
+
+/** An answer row by row, so that one of some megabytes does not hold up the others. */
+async function pageOf(name: string, rows: readonly Row[], next_cursor: string | null): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  for (const row of rows) {
+    parts.push(Buffer.from(`${parts.length === 0 ? `{"${name}":[` : ","}${JSON.stringify(row)}`));
+    await pause();
+  }
+  const begin = parts.length === 0 ? `{"${name}":[` : "";
+  parts.push(Buffer.from(`${begin}],"next_cursor":${JSON.stringify(next_cursor)}}`));
+  return Buffer.concat(parts);
 }
 
 function parseQuery<T extends z.ZodObject>(schema: T, request: FastifyRequest): z.output<T> {

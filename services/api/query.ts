@@ -3,7 +3,7 @@
 import type { TenantId } from "../common/auth.ts";
 
 declare const brand: unique symbol;
-/** A statement of {@link select} or {@link unionOf}: a reader takes nothing else. */
+/** A statement of {@link select}: a reader takes nothing else. */
 export type Statement = string & { readonly [brand]: true };
 
 /** A string as a ClickHouse literal. Both 18.16 and current servers read it back unchanged. */
@@ -28,8 +28,17 @@ export interface Range {
   readonly to: number;
 }
 
+/** What names an event or an alert of a tenant. */
+export interface Key {
+  /** Unix seconds. */
+  readonly timestamp: number;
+  readonly id: string;
+}
+
 export interface Select {
   readonly table: string;
+  /** Of an event's copies only the one that counts, which costs a look at all columns of the key in the whole range. */
+  readonly final?: boolean;
   /** Column names or expressions, written in this program; never a client's. */
   readonly columns: readonly string[];
   readonly range?: Range | undefined;
@@ -38,9 +47,13 @@ export interface Select {
   /** A substring of raw_event, character by character: there are no wildcards. */
   readonly contains?: string | undefined;
   /** Only what sorts after this, with newest first. */
-  readonly after?: { readonly idColumn: string; readonly timestamp: number; readonly id: string } | undefined;
+  readonly after?: (Key & { readonly idColumn: string }) | undefined;
+  /** Only these rows. */
+  readonly among?: { readonly idColumn: string; readonly keys: readonly Key[] } | undefined;
   readonly groupBy?: string;
   readonly orderBy?: string;
+  /** At most so many of what has the same value. */
+  readonly limitBy?: { readonly rows: number; readonly column: string };
   readonly limit: number;
 }
 
@@ -66,20 +79,21 @@ export function select(tenant: TenantId, spec: Select): Statement {
     const older = `event_timestamp = ${at} AND ${identifier(idColumn)} < ${literal(id)}`;
     where.push(`event_timestamp <= ${at}`, `(event_timestamp < ${at} OR (${older}))`);
   }
+  if (spec.among) {
+    const { idColumn, keys } = spec.among;
+    const tuples = keys.map(({ timestamp, id }) => `(${integer(timestamp)}, ${literal(id)})`);
+    where.push(`(event_timestamp, ${identifier(idColumn)}) IN (${tuples.join(", ")})`);
+  }
   return [
-    `SELECT ${spec.columns.join(", ")} FROM ${identifier(spec.table)}`,
+    `SELECT ${spec.columns.join(", ")} FROM ${identifier(spec.table)}${spec.final ? " FINAL" : ""}`,
     `WHERE ${where.join(" AND ")}`,
     spec.groupBy ? `GROUP BY ${spec.groupBy}` : "",
     spec.orderBy ? `ORDER BY ${spec.orderBy}` : "",
+    spec.limitBy ? `LIMIT ${integer(spec.limitBy.rows)} BY ${identifier(spec.limitBy.column)}` : "",
     `LIMIT ${integer(spec.limit)}`,
   ]
     .filter(Boolean)
     .join(" ") as Statement;
-}
-
-/** Several statements with the same columns as one, so that they share one set of limits. Rows come in any order. */
-export function unionOf(statements: readonly Statement[]): Statement {
-  return statements.map((statement) => `SELECT * FROM (${statement})`).join(" UNION ALL ") as Statement;
 }
 
 function identifier(name: string): string {

@@ -198,7 +198,7 @@ export class KafkaPublisher {
     return messages.map((message) => {
       const topic = this.#metadata?.topics.get(message.topic);
       if (!topic) throw new Error(`no metadata of topic ${message.topic}`);
-      const partition = hash(message.key) % topic.partitionsCount;
+      const partition = partitionOf(message.key, topic.partitionsCount);
       const leader = topic.partitions[partition]?.leader ?? -1;
       // The library would throw out of a callback, and so end the process.
       if (!this.#metadata?.brokers.has(leader))
@@ -216,11 +216,35 @@ function unacknowledged(placed: readonly Placed[], error: unknown): Placed[] {
   return placed.filter((message) => !safe.has(placeOf(message)));
 }
 
+/**
+ * The partition of a key: of all its weights the greatest. Of copies the first one counts, and partitions know no order
+ * among them but this: where one was added, a key stays, or goes to that one (decision 10).
+ */
+export function partitionOf(key: string, partitions: number): number {
+  const hashed = hash(key);
+  let most = -1;
+  let found = 0;
+  for (let partition = 0; partition < partitions; partition++) {
+    const weight = mixed(hashed ^ Math.imul(partition + 1, 0x9e3779b1));
+    if (weight <= most) continue;
+    most = weight;
+    found = partition;
+  }
+  return found;
+}
+
 /** FNV-1a: the library's murmur2 counts in BigInt and costs more than the rest of a send. */
 function hash(key: string): number {
   let value = 0x811c9dc5;
   for (let i = 0; i < key.length; i++) value = Math.imul(value ^ key.charCodeAt(i), 0x01000193);
-  return value >>> 0;
+  return value;
+}
+
+/** MurmurHash3's last step: each bit of what goes in changes half of those that come out. */
+function mixed(value: number): number {
+  value = Math.imul(value ^ (value >>> 16), 0x85ebca6b);
+  value = Math.imul(value ^ (value >>> 13), 0xc2b2ae35);
+  return (value ^ (value >>> 16)) >>> 0;
 }
 
 /** What went wrong in one line, with what lies behind it. */

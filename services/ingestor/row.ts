@@ -1,5 +1,5 @@
-// Writes a row as ClickHouse reads it. A row that it can't parse is read again for ever, and with it stops every
-// tenant's feed, so what can't be a row never gets as far as Kafka.
+// Writes a row as ClickHouse reads it. One that it can't parse would be acknowledged, and set aside where no tenant sees it
+// (decision 21), so what can't be a row never gets as far as Kafka.
 
 import { toUSVString } from "node:util";
 

@@ -19,8 +19,9 @@ name() {
 }
 path_of() {
   case $1 in
-  events_replicated) echo /clickhouse/tables/01/events ;;
-  alerts_replicated) echo /clickhouse/tables/01/alerts ;;
+  events_replicated) echo /clickhouse/tables/01/events_versioned ;;
+  alerts_replicated) echo /clickhouse/tables/01/alerts_versioned ;;
+  unreadable_replicated) echo /clickhouse/tables/01/unreadable ;;
   esac
 }
 # Every server has its session with ZooKeeper, can be written, and knows how far behind it is.
@@ -49,7 +50,7 @@ zookeeper() {
   exit 1
 }
 zookeeper 1 "SELECT name FROM system.zookeeper WHERE path = '/clickhouse/tables/01'"
-[ -n "$said" ] || exit 0
+known=$said
 
 # The first replica that has the table.
 source_of() {
@@ -63,7 +64,7 @@ source_of() {
 
 for slot in 1 2 3; do
   has=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev'")
-  for table in events_replicated alerts_replicated; do
+  for table in events_replicated alerts_replicated unreadable_replicated; do
     if printf '%s\n' "$has" | grep -qxF "$table"; then continue; fi
     replicas=$(path_of "$table")/replicas
     zookeeper "$slot" "SELECT name FROM system.zookeeper WHERE path = '$replicas'"
@@ -83,31 +84,6 @@ for slot in 1 2 3; do
   done
 done
 
-# Before the new views feed it. What one replica was told, and could not tell all others, these do when they can: what it
-# said counts only if that does not come.
-doing="dropping columns"
-wide() {
-  for slot in 1 2 3; do
-    found=$(on "$slot" "SELECT table FROM system.columns WHERE database = 'dev' AND table IN ('events_replicated', 'alerts_replicated') AND name = 'mark_awaited_until'") || return
-    for table in $found; do echo "$slot $table"; done
-  done
-}
-left=$(wide)
-if [ -n "$left" ]; then until_settled; fi
-deadline=$(($(date +%s) + 120))
-while [ -n "$left" ]; do
-  slot=${left%% *}
-  table=$(printf '%s\n' "$left" | head -n 1 | cut -d ' ' -f 2)
-  said=$(on "$slot" "ALTER TABLE dev.$table DROP COLUMN mark_awaited_until" 2>&1) || true
-  left=$(wide)
-  [ -n "$left" ] || break
-  if [ "$(date +%s)" -ge $deadline ]; then
-    echo "$(name "$slot") still has a column of an earlier release in $table after 120 s; told to drop it, it said last: ${said:-nothing}" >&2
-    exit 1
-  fi
-  sleep 1
-done
-
 # Queues and views of other releases, wherever they are. Queues first, and views once no queue is left: what one reads
 # without its view would be committed, and stored nowhere. 18.16 may abort where a queue goes that reads; nothing of its
 # block is committed then, and it is asked again.
@@ -124,11 +100,27 @@ drop() {
     sleep 1
   done
 }
-if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6')")" ]; then
+if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4118f730', 'alerts_queue_cab1824b')")" ]; then
   # It aborts more seldom where the group is at rest.
   sleep 10
-  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_8949d6ab', 'alerts_queue_cc77f1e6')"
+  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4118f730', 'alerts_queue_cab1824b')"
   # One that has aborted may not yet take part again.
   until_settled
 fi
-drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'alerts_consumer%' OR name LIKE 'undated_consumer%') AND name NOT IN ('events_consumer_8949d6ab', 'alerts_consumer_cc77f1e6')"
+drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'events_unreadable%' OR name LIKE 'alerts_consumer%' OR name LIKE 'alerts_unreadable%' OR name LIKE 'undated_consumer%' OR name LIKE 'undated_unreadable%') AND name NOT IN ('events_unreadable_4118f730', 'events_consumer_4118f730', 'alerts_unreadable_cab1824b', 'alerts_consumer_cab1824b')"
+
+# Nothing feeds them any more. What they hold goes to the tables that take their place, once these are made.
+doing="setting tables of an earlier release aside"
+for slot in 1 2 3; do
+  for table in $(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'row_version')"); do on "$slot" "RENAME TABLE dev.${table} TO dev.${table}_earlier"; done
+done
+# So is one that ZooKeeper does not know: it has lost its own data, and the table can never be written again.
+for table in events_replicated alerts_replicated unreadable_replicated; do
+  if printf '%s\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
+  for slot in 1 2 3; do
+    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = 'dev' AND name = '$table'")
+    [ "$has" = 1 ] || continue
+    on "$slot" "RENAME TABLE dev.${table} TO dev.${table}_earlier"
+    echo "note: ZooKeeper has lost $table of $(name "$slot"); its rows go to a new one"
+  done
+done

@@ -10,9 +10,9 @@ keep_by_rule() {
     *) ask "ALTER TABLE dev.$1 MODIFY SETTING ttl_only_drop_parts = 1" || return 1 ;;
   esac
   case $definition in
-    *"TTL toDateTime(event_timestamp) + toIntervalDay(365)"*) ;;
+    *"TTL toDateTime($2) + toIntervalDay(365)"*) ;;
     *)
-      ask "ALTER TABLE dev.$1 MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(365)" || return 1
+      ask "ALTER TABLE dev.$1 MODIFY TTL toDateTime($2) + toIntervalDay(365)" || return 1
       echo "$1: events are kept for 365 days, by the server's own rule"
       ;;
   esac
@@ -31,11 +31,13 @@ drop_months() {
   done
 }
 
+keep() { if [ "$rules" = 0 ]; then drop_months "$1"; else keep_by_rule "$1" "$2"; fi; }
+
 round() {
   rules=$(ask "SELECT count() FROM system.merge_tree_settings WHERE name = 'ttl_only_drop_parts'") || return 1
-  for table in events_replicated alerts_replicated; do
-    if [ "$rules" = 0 ]; then drop_months "$table" || return 1; else keep_by_rule "$table" || return 1; fi
-  done
+  keep events_replicated event_timestamp || return 1
+  keep alerts_replicated event_timestamp || return 1
+  keep unreadable_replicated set_aside_at || return 1
 }
 
 if [ "${1:-}" = once ]; then

@@ -2,6 +2,7 @@
 
 import type { FastifyInstance } from "fastify";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Producer, ProduceAcks, stringSerializers } from "@platformatic/kafka";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { publicImages } from "../../components/images.ts";
 import { renderSchema } from "../../components/render/clickhouse.ts";
@@ -24,14 +25,21 @@ const earlier = `clickhouse-client --multiquery <<'SQL'
 ${renderSchema(plan())
   .split(";\n")
   .filter((statement) => /CREATE DATABASE|ENGINE = Replicated/.test(statement))
-  .map((statement) => `${statement.replace("\n) ENGINE", ",\n  mark_awaited_until UInt32\n) ENGINE")};\n`)
+  .filter((statement) => !statement.includes(names.unreadableTable))
+  .map((statement) =>
+    statement
+      .replace(/row_version UInt64 DEFAULT \d+/, "mark_awaited_until UInt32")
+      .replace("', '{replica}', row_version)", "', '{replica}')")
+      .replace("_versioned'", "'"),
+  )
+  .map((statement) => `${statement};\n`)
   .join("")}
 CREATE TABLE ${names.database}.undated_replicated ON CLUSTER ${names.clickhouseCluster} (tenant_id String, event_id String, event_timestamp UInt32)
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/undated', '{replica}') PARTITION BY toYYYYMM(toDateTime(event_timestamp)) ORDER BY (tenant_id, event_id, event_timestamp);
 CREATE TABLE ${names.database}.undated_queue_1 ON CLUSTER ${names.clickhouseCluster} (tenant_id String, event_id String, event_timestamp UInt32)
 ENGINE = Kafka SETTINGS kafka_broker_list = 'kafka-1:9092', kafka_topic_list = '${names.eventsTopic}', kafka_group_name = 'clickhouse-undated', kafka_format = 'JSONEachRow';
 CREATE MATERIALIZED VIEW ${names.database}.undated_consumer_1 ON CLUSTER ${names.clickhouseCluster} TO ${names.database}.undated_replicated AS SELECT * FROM ${names.database}.undated_queue_1;
-INSERT INTO ${names.database}.${names.eventsTable} (event_id, tenant_id, event_timestamp, mark_awaited_until) VALUES ('of-before', 'of-before', ${began}, ${began + 3600});
+INSERT INTO ${names.database}.${names.eventsTable} (event_id, tenant_id, event_timestamp, raw_event, mark_awaited_until) VALUES ('of-before', 'of-before', ${began}, '', ${began + 3600}), ('kept-before', 'content', ${began}, 'of before', 0);
 SQL`;
 
 type Sent = Readonly<Record<string, unknown>>;
@@ -243,19 +251,171 @@ describe.skipIf(withoutDocker())("each acknowledged event", () => {
       expect(
         plane.query(
           slot,
-          `SELECT ${left}, count() FROM system.tables WHERE database = '${names.database}' AND name LIKE 'undated%'`,
+          `SELECT ${left}, count() FROM system.tables WHERE database = '${names.database}' AND (name LIKE 'undated%' OR name LIKE '%_earlier')`,
         ),
       ).toBe("0\t0");
     }
   });
 
-  it("has copies that leave the disk as parts are merged", () => {
+  /** Merges what the leader, which alone may, is willing to: not all parts in one go since each block has a quorum. */
+  const merge = (): void => {
+    for (const slot of [1, 2])
+      plane.query(slot, `OPTIMIZE TABLE ${names.database}.${names.eventsTable} FINAL`);
+  };
+
+  it("has copies that leave the disk as parts are merged", async () => {
     const kept = (what: string): number =>
       number(1, `SELECT ${what} FROM ${names.database}.${names.eventsTable} WHERE tenant_id = '${tenant}'`);
-    // 18.16 merges not all parts in one go since each block has a quorum.
-    expect(kept("count()")).toBeLessThan(posts);
+    await expect
+      .poll(() => (merge(), kept("count()")), { timeout: 60_000, interval: 1000 })
+      .toBeLessThan(posts);
     expect(kept("uniqExact(event_id)")).toBe(acknowledged.size);
-  });
+  }, 120_000);
+
+  it("keeps the content that was acknowledged first, on every route, before and after a merge", async () => {
+    const other = await startIngest(plane, "content", () => new Date(now * 1000));
+    const content = `Bearer ${await token("content")}`;
+    const merges = (what: "STOP" | "START") => {
+      for (const slot of [1, 2]) expect(plane.query(slot, `SYSTEM ${what} MERGES`)).toBe("");
+    };
+    const event = (id: string, raw_event: string, is_threat: number) => ({
+      event_id: id,
+      event_timestamp: began,
+      source_type: raw_event,
+      raw_event,
+      is_threat,
+    });
+    merges("STOP");
+    try {
+      expect((await other.post([event("kept", "first", 0)])).statusCode).toBe(202);
+      const later = Array.from({ length: 20 }, (_, n) => [
+        event("kept", `later ${n}`, 1),
+        event("kept-before", `later ${n}`, 1),
+      ]);
+      for (const { statusCode } of await Promise.all(later.map((events) => other.post(events))))
+        expect(statusCode).toBe(202);
+    } finally {
+      await other.close();
+    }
+    const rows = (slot: number, where: string) =>
+      number(
+        slot,
+        `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE tenant_id = 'content' AND ${where}`,
+      );
+    for (const slot of [1, 2])
+      await expect.poll(() => rows(slot, "1"), { timeout: 60_000, interval: 500 }).toBe(42);
+
+    const all = async (app: FastifyInstance, url: string): Promise<Record<string, unknown>> => {
+      const answer = await app.inject({ url, headers: { authorization: content } });
+      expect(answer.statusCode, `${url}: ${answer.body}`).toBe(200);
+      return answer.json();
+    };
+    const agree = async (): Promise<void> => {
+      for (const slot of [1, 2]) {
+        const app = api([plane.urls[slot - 1]!]);
+        const where = `from=${began}&to=${began}`;
+        const listed = async (filter: string) =>
+          ((await all(app, `/v1/events?${where}&${filter}`))["events"] as Record<string, unknown>[])
+            .map(({ raw_event }) => raw_event)
+            .sort();
+        const both = ["first", "of before"];
+        expect((await all(app, "/v1/events/kept"))["raw_event"]).toBe("first");
+        expect((await all(app, "/v1/events/kept-before"))["raw_event"]).toBe("of before");
+        expect(await listed("")).toEqual(both);
+        expect(await listed("is_threat=0")).toEqual(both);
+        expect(await listed("is_threat=1")).toEqual([]);
+        expect(await listed("q=later")).toEqual([]);
+        expect(await listed("source_type=later%205")).toEqual([]);
+        expect(await all(app, `/v1/stats?${where}`)).toMatchObject({
+          total: 2,
+          threats: 0,
+          by_source_type: { first: 1, "": 1 },
+        });
+        await app.close();
+        const sql = `SELECT groupArray(raw_event) FROM (SELECT raw_event FROM ${names.database}.events_once WHERE tenant_id = 'content' ORDER BY raw_event)`;
+        expect(plane.query(slot, sql)).toBe("['first','of before']");
+      }
+    };
+    await agree();
+    merges("START");
+    // The newest parts are merged only once others have come.
+    let fillers = 0;
+    const merged = async (): Promise<number> => {
+      const filler = { event_id: `filler-${++fillers}`, event_timestamp: began - 100, raw_event: "filler" };
+      expect((await ingest.post([filler])).statusCode).toBe(202);
+      merge();
+      return rows(1, "1");
+    };
+    await expect.poll(merged, { timeout: 60_000, interval: 1000 }).toBeLessThan(42);
+    await agree();
+  }, 180_000);
+
+  it("comes past messages that nobody can read, which are set aside", async () => {
+    const producer = new Producer({
+      clientId: "test",
+      bootstrapBrokers: [...plane.brokers],
+      serializers: stringSerializers,
+    });
+    const row = (fields: object) =>
+      JSON.stringify({ tenant_id: tenant, event_id: "by-hand", event_timestamp: began, ...fields });
+    const bad: Readonly<Record<string, string>> = {
+      "this is not json": "not a JSON object",
+      "": "not a JSON object",
+      "{}": "an object without fields",
+      [row({}).slice(0, -1)]: "an object that does not end",
+      [row({ event_id: 5 })]: "a text in quotes is missing",
+      [row({ event_timestamp: "soon" })]: "a field that is not its number",
+      [row({ event_timestamp: 2 ** 32 })]: "a field that is not its number",
+      [row({ source_ip: ["192.0.2.1"] })]: "a text in quotes is missing",
+      [row({}).replace("}", ',"event_id":"again"}')]: "a field that is there twice",
+      [row({}).replace("by-hand", "\\ud800")]: "half of a surrogate pair",
+      [`${row({})} ${row({})}`]: "more than one object",
+      [row({ _offset: "5" })]: "a field that begins with _",
+      [row({ tenant_id: "" })]: "tenant_id is empty",
+      [row({ event_id: undefined })]: "event_id is empty",
+      [row({ event_timestamp: 0 })]: "event_timestamp is 0",
+      [row({ event_timestamp: 2 ** 32 - 1 })]: "event_timestamp is 4294967295",
+    };
+    const send = (topic: string, values: readonly string[]) =>
+      producer.send({
+        messages: values.map((value) => ({ topic, partition: 0, key: "k", value })),
+        acks: ProduceAcks.ALL,
+      });
+    await send(names.eventsTopic, Object.keys(bad));
+    await send(names.alertsTopic, ["neither is this"]);
+    // What earlier ingestors sent is a row.
+    await send(names.eventsTopic, [row({ event_id: "behind", is_undated: 0, mark_awaited_until: 0 })]);
+    await producer.close();
+    const sql = "SELECT count(), countIf(kafka_topic = 'alerts')";
+    for (const slot of [1, 2]) {
+      await expect
+        .poll(() => plane.query(slot, `${sql} FROM ${names.database}.unreadable_once`), {
+          timeout: 60_000,
+          interval: 500,
+        })
+        .toBe(`${Object.keys(bad).length + 1}\t1`);
+      const reasons = plane.query(
+        slot,
+        `SELECT reason FROM ${names.database}.unreadable_once WHERE kafka_topic = '${names.eventsTopic}' ORDER BY kafka_offset`,
+      );
+      expect(reasons.split("\n")).toEqual(Object.values(bad));
+      await expect
+        .poll(
+          () =>
+            number(
+              slot,
+              `SELECT count() FROM ${names.database}.${names.eventsTable} WHERE event_id IN ('behind', 'by-hand', '')`,
+            ),
+          { timeout: 60_000, interval: 500 },
+        )
+        .toBe(1);
+    }
+    const text = plane.query(
+      1,
+      `SELECT message FROM ${names.database}.unreadable_once WHERE reason = 'more than one object'`,
+    );
+    expect(text).toBe(`${row({})} ${row({})}`);
+  }, 180_000);
 
   it("is readable while others keep coming", async () => {
     const readable = (): number =>

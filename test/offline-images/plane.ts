@@ -16,6 +16,7 @@ import {
   renderClickhouseConfig,
   renderClickhouseMemory,
   renderClickhouseUsers,
+  renderMigration,
   renderSchemaScript,
 } from "../../components/render/clickhouse.ts";
 import { renderRecovery } from "../../components/render/clickhouse-recovery.ts";
@@ -123,6 +124,11 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
       encoding: "utf8",
       stdio: "pipe",
     }).trim();
+  /** Runs a script as the deploying side does. */
+  const here = (shell: string): void => {
+    const env = { ...process.env, ...reachAt(topology.nodes, () => dockerHost) };
+    execFileSync("sh", ["-c", shell], { env, stdio: "pipe" });
+  };
   const query = (slot: number, sql: string): string =>
     tryDocker("exec", container(`clickhouse-${slot}`), "clickhouse-client", "--query", sql).output;
 
@@ -202,10 +208,10 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
   if (first !== undefined) {
     if (options.earlier !== undefined) {
       run(first.alias, options.earlier);
-      const env = { ...process.env, ...reachAt(topology.nodes, () => dockerHost) };
-      execFileSync("sh", ["-c", renderRecovery(topology)], { env, stdio: "pipe" });
+      here(renderRecovery(topology));
     }
     run(first.alias, renderSchemaScript(topology));
+    here(renderMigration(topology));
   }
   return {
     topology,

@@ -75,7 +75,7 @@ beforeEach(() => {
 /** Every check but Kafka's: there is nothing here for them to ask. */
 const others = [
   ...["node", "zookeeper", "clickhouse", "retention", "ingestor", "api", "haproxy", "keepalived", "witness"],
-  ...["supervisor", "watchdog", "vip", "probe event", "parts", "consumer lag", "crash loop"],
+  ...["supervisor", "watchdog", "vip", "probe event", "parts", "consumer lag", "unreadable", "crash loop"],
 ];
 async function verified(): Promise<CheckResult> {
   const results = await runChecks(

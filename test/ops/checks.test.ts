@@ -3,7 +3,7 @@
 import { createServer as createHttp } from "node:http";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { describe, expect, it } from "vitest";
-import { answered, parseAnswer, renderLag, renderRequest } from "../../ops/checks.ts";
+import { answered, parseAnswer, renderLag, renderRequest, renderUnreadable } from "../../ops/checks.ts";
 
 const exchange = (port: number, text: string) =>
   new Promise<string>((resolve, reject) => {
@@ -71,5 +71,14 @@ describe("the consumer lag", () => {
     expect(renderLag(lag(1000, 0))).toBe("a: 0 unread; b: 1000 unread");
     expect(() => renderLag(lag(1001, 0))).toThrow(/b: 1001 unread \(allowed: 1000\)/);
     expect(() => renderLag(lag(0, 7))).toThrow(/b: 0 unread, 7 deleted before it read them/);
+  });
+});
+
+describe("what was set aside", () => {
+  it("is counted, with the last reason", () => {
+    expect(renderUnreadable("0\t0\t")).toBe("no message was set aside");
+    expect(renderUnreadable("5\t2\tnot a JSON object")).toBe(
+      "set aside: 2 messages in 24 h, 5 in all, the last one because not a JSON object; see dev.unreadable_once",
+    );
   });
 });

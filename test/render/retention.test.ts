@@ -35,7 +35,9 @@ printf '%s\\n' "$2" >>${asked}
 case $2 in
   *'${server.fails ?? "nothing fails"}'*) echo "Code: 1" >&2; exit 1 ;;
   *system.merge_tree_settings*) echo ${server.rules ? 1 : 0} ;;
-  *engine_full*) echo "${server.definition ?? "ReplicatedReplacingMergeTree ORDER BY x"}" ;;
+  *engine_full*)
+    case $2 in *unreadable*) column=set_aside_at ;; *) column=event_timestamp ;; esac
+    echo "${server.definition ?? "ReplicatedReplacingMergeTree ORDER BY x"}" ;;
   *is_leader*) echo ${server.leader === false ? 0 : 1} ;;
   *"DISTINCT partition"*) printf '%s\\n' ${(server.months ?? []).join(" ")} ;;
 esac
@@ -51,32 +53,37 @@ esac
   return { status, said: stdout + stderr, changes: statements.filter((line) => line.startsWith("ALTER")) };
 }
 
-const tables = ["events_replicated", "alerts_replicated"];
+const columns = {
+  events_replicated: "event_timestamp",
+  alerts_replicated: "event_timestamp",
+  unreadable_replicated: "set_aside_at",
+};
+const tables = Object.keys(columns);
+const rules = (days: number) =>
+  Object.entries(columns).map(
+    ([table, column]) => `ALTER TABLE dev.${table} MODIFY TTL toDateTime(${column}) + toIntervalDay(${days})`,
+  );
 
 describe("a server that knows TTL", () => {
   it("gets the rule, once it removes only whole parts", () => {
     const { status, changes, said } = round({ rules: true });
     expect(status).toBe(0);
     expect(changes).toEqual(
-      tables.flatMap((table) => [
+      tables.flatMap((table, index) => [
         `ALTER TABLE dev.${table} MODIFY SETTING ttl_only_drop_parts = 1`,
-        `ALTER TABLE dev.${table} MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(90)`,
+        rules(90)[index],
       ]),
     );
     expect(said).toContain("events_replicated: events are kept for 90 days");
   });
 
   const definition = (days: number) =>
-    `ReplicatedReplacingMergeTree('p', 'r') ORDER BY x TTL toDateTime(event_timestamp) + toIntervalDay(${days}) SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1`;
+    `ReplicatedReplacingMergeTree('p', 'r') ORDER BY x TTL toDateTime($column) + toIntervalDay(${days}) SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1`;
   it("is left alone when it has it", () => {
     expect(round({ rules: true, definition: definition(90) })).toEqual({ status: 0, said: "", changes: [] });
   });
   it("gets another one when the configuration says so", () => {
-    expect(round({ rules: true, definition: definition(900) }).changes).toEqual(
-      tables.map(
-        (table) => `ALTER TABLE dev.${table} MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(90)`,
-      ),
-    );
+    expect(round({ rules: true, definition: definition(900) }).changes).toEqual(rules(90));
   });
 });
 

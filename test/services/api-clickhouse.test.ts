@@ -111,6 +111,46 @@ describe.skipIf(withoutClickhouse())("on ClickHouse", { timeout: 300_000 }, () =
       );
     });
 
+    it("show of copies the one that counts, and filters find none of the others", async () => {
+      const copies = fc.uniqueArray(
+        fc.record({
+          event_id: fc.constantFrom("a", "b", "c"),
+          event_timestamp: fc.integer({ min: now - 2, max: now }),
+          row_version: fc.bigInt({ min: 2n ** 62n, max: 2n ** 62n + 20n }).map(String),
+          is_threat: fc.constantFrom(0, 1),
+          raw_event: fc.constantFrom("x", "y"),
+        }),
+        { selector: (row) => `${key(row)} ${row.row_version}`, maxLength: 40 },
+      );
+      await fc.assert(
+        fc.asyncProperty(copies, fc.integer({ min: 1, max: 5 }), async (events, limit) => {
+          const tenant = newTenant();
+          await addEvents(tenant, events);
+          const first = new Map<string, (typeof events)[number]>();
+          for (const event of [...events].sort((a, b) => (a.row_version < b.row_version ? 1 : -1)))
+            if (!first.has(key(event))) first.set(key(event), event);
+          const said = (row: Row) => `${key(row)} ${Number(row["is_threat"])} ${String(row["raw_event"])}`;
+          const wanted = (keep: (event: (typeof events)[number]) => boolean) =>
+            [...first.values()].filter(keep).map(said).sort();
+          for (const [query, keep] of [
+            ["", () => true],
+            ["&is_threat=1", (event) => event.is_threat === 1],
+            ["&q=x", (event) => event.raw_event === "x"],
+          ] as [string, (event: (typeof events)[number]) => boolean][]) {
+            const seen = await readAll(tenant, `/v1/events?limit=${limit}${query}`);
+            expect(seen.map(said).sort(), query).toEqual(wanted(keep));
+            for (const row of seen) expect(row).not.toHaveProperty("version");
+          }
+          const stats = (await get(tenant, "/v1/stats")).json<Record<string, unknown>>();
+          expect([stats["total"], stats["threats"]]).toEqual([
+            first.size,
+            wanted((event) => event.is_threat === 1).length,
+          ]);
+        }),
+        { numRuns: 40 },
+      );
+    });
+
     it("lose and repeat nothing of what was there when events arrive in between", async () => {
       await fc.assert(
         fc.asyncProperty(

@@ -48,7 +48,7 @@ describe("GET /v1/events", () => {
     const response = await get("/v1/events");
     expect(response.json()).toEqual({ events: [], next_cursor: null });
     expect(statements[0]).toContain(
-      `event_timestamp >= ${nowSeconds - 86400} AND event_timestamp <= ${nowSeconds + 300} ORDER BY event_timestamp DESC, event_id DESC LIMIT 116`,
+      `event_timestamp >= ${nowSeconds - 86400} AND event_timestamp <= ${nowSeconds + 300} ORDER BY event_timestamp DESC, event_id DESC, row_version DESC LIMIT 116`,
     );
   });
 
@@ -140,7 +140,7 @@ describe("the other routes", () => {
   it("one event, or 404", async () => {
     expect((await get("/v1/events/e%271")).statusCode).toBe(404);
     expect(statements.map((sql) => sql.replace(/.* FROM/, "FROM"))).toEqual([
-      "FROM events_replicated WHERE tenant_id = 'acme' AND event_timestamp >= 0 AND event_timestamp <= 4294967295 AND event_id = 'e\\x271' ORDER BY event_timestamp LIMIT 1",
+      "FROM events_replicated WHERE tenant_id = 'acme' AND event_timestamp >= 0 AND event_timestamp <= 4294967295 AND event_id = 'e\\x271' ORDER BY event_timestamp, row_version DESC LIMIT 1",
     ]);
     answer = () => [{ event_id: "e1" }];
     expect((await get("/v1/events/e1")).json()).toEqual({ event_id: "e1" });
@@ -207,7 +207,7 @@ describe("the other routes", () => {
   });
 
   it("alerts", async () => {
-    answer = () => [{ alert_id: "a1", event_timestamp: 5 }];
+    answer = () => [{ alert_id: "a1", event_timestamp: 5, version: "9" }];
     expect((await get("/v1/alerts?rule=r")).json()).toEqual({
       alerts: [{ alert_id: "a1", event_timestamp: 5 }],
       next_cursor: null,

@@ -1,9 +1,15 @@
 // The acknowledgement's guarantee at the producer: all in-sync replicas or an error, and what is safe isn't sent twice.
 
 import { ProduceAcks } from "@platformatic/kafka";
+import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Message } from "../../services/ingestor/batch.ts";
-import { type KafkaOptions, type KafkaProducer, KafkaPublisher } from "../../services/ingestor/kafka.ts";
+import {
+  type KafkaOptions,
+  type KafkaProducer,
+  KafkaPublisher,
+  partitionOf,
+} from "../../services/ingestor/kafka.ts";
 
 // The clock moves only when the publisher sleeps, so that 20 s take no time.
 vi.mock("node:timers/promises", () => ({
@@ -210,6 +216,29 @@ describe("a publish", () => {
     const produced = { offsets: [{ topic: "events", partition: 0 }] };
     answer = () => Promise.reject(Object.assign(new Error("one partition is down"), { produced }));
     await expect(publisher().publish(messages)).rejects.toThrow("one partition is down");
+  });
+});
+
+describe("a key's partition", () => {
+  it("stays, or is one that was added", () => {
+    fc.assert(
+      fc.property(
+        fc.string(),
+        fc.integer({ min: 1, max: 60 }),
+        fc.integer({ min: 1, max: 40 }),
+        (key, few, more) => {
+          const [before, after] = [partitionOf(key, few), partitionOf(key, few + more)];
+          expect(before).toBeLessThan(few);
+          if (after !== before) expect(after).toBeGreaterThanOrEqual(few);
+        },
+      ),
+    );
+  });
+
+  it("is each one about as often", () => {
+    const counts = [0, 0, 0, 0, 0, 0];
+    for (let n = 0; n < 60_000; n++) counts[partitionOf(`event-${n}`, 6)]!++;
+    for (const count of counts) expect(Math.abs(count - 10_000)).toBeLessThan(500);
   });
 });
 
