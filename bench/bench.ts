@@ -5,6 +5,7 @@ import { parse, toItsEnd } from "../ops/command.ts";
 import { benchEvents } from "./events.ts";
 import { benchGrowth } from "./growth.ts";
 import { benchIdle } from "./idle.ts";
+import { benchLoop } from "./loop.ts";
 import { benchUp } from "./up.ts";
 
 const program = new Command("bench").description(
@@ -32,4 +33,8 @@ program
   .description("throughput, delay and memory of the running stack, beside a plain Kafka producer")
   .option(...stack, "local")
   .action(({ stack: name }: { stack: string }) => benchEvents(name));
+program
+  .command("loop")
+  .description("how long one request holds the event loop of an ingestor or API; needs no stack")
+  .action(() => benchLoop());
 await toItsEnd(() => parse(program));

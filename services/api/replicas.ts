@@ -131,15 +131,17 @@ export function connect(url: string, database: Database): Replica {
 
 /** @throws HttpError 422 as soon as there is more than may be */
 async function textOf(stream: Readable): Promise<string> {
-  const parts: Buffer[] = [];
+  const decoder = new TextDecoder();
+  let text = "";
   let size = 0;
   for await (const part of stream as AsyncIterable<Buffer>) {
     size += part.length;
     // Leaving the loop ends the connection.
     if (size > maxAnswerBytes) throw tooLarge();
-    parts.push(part);
+    // As it comes: all of it at once would hold up the others.
+    text += decoder.decode(part, { stream: true });
   }
-  return Buffer.concat(parts, size).toString();
+  return text + decoder.decode();
 }
 
 function tooLarge(): HttpError {
