@@ -12,29 +12,59 @@ const lines = (text: string) => text.split("\n").filter((line) => line !== "");
 const ask = async (reach: Reach, replica: Replica, sql: string) =>
   lines(await inContainer(reach, replica, ["clickhouse-client", "--query", sql]));
 
+const waitingSql = (prefix: string) =>
+  `SELECT concat('${prefix}', table, ' ', new_part_name) FROM system.replication_queue WHERE ${ours} AND last_exception LIKE '%No active replica has part%'`;
+
 /** What it has to fetch, and no replica that is there has. */
 export function waitingParts(reach: Reach, replica: Replica): Promise<string[]> {
-  const sql = `SELECT concat(table, ' ', new_part_name) FROM system.replication_queue WHERE ${ours} AND last_exception LIKE '%No active replica has part%'`;
-  return ask(reach, replica, sql);
+  return ask(reach, replica, waitingSql(""));
+}
+
+/** Parts of a replica, each with its table: `events_replicated 202611_5_5_0`. */
+export interface Parts {
+  /** Given up: their rows were on no replica's disk any more. */
+  readonly lost: readonly string[];
+  /** Found broken and set aside, and not fetched from another replica since. */
+  readonly broken: readonly string[];
+  /** What it has to fetch, and no replica that is there has. */
+  readonly waiting: readonly string[];
 }
 
 /**
- * Parts that it has given up: their rows were on no replica's disk any more. 18.16 counts them since its start, and names
- * them in its log; newer servers count them in ZooKeeper.
+ * Shell within a replica: a word and what it is about, a line each. 18.16 counts what was lost since its start, and knows
+ * no table of what is set aside; newer servers count in ZooKeeper.
  */
-export async function lostParts(reach: Reach, replica: Replica): Promise<string[]> {
-  const counts = await ask(
-    reach,
-    replica,
-    "SELECT toUInt64(sum(value)) FROM system.events WHERE event = 'ReplicatedDataLoss'",
-  );
-  const kept = `SELECT count() FROM system.columns WHERE database = 'system' AND table = 'replicas' AND name = 'lost_part_count'`;
-  if ((await ask(reach, replica, kept))[0] === "1") {
-    const sql = `SELECT toUInt64(sum(lost_part_count)) FROM system.replicas WHERE ${ours}`;
-    counts.push(...(await ask(reach, replica, sql)));
-  }
-  const count = Math.max(...counts.map(Number));
-  if (count === 0) return [];
+const look = `set -eu
+ask() { clickhouse-client --multiquery --query "$1" </dev/null; }
+said=$(ask "SELECT concat('lost ', toString(toUInt64(sum(value)))) FROM system.events WHERE event = 'ReplicatedDataLoss';
+${waitingSql("waiting ")};
+SELECT concat('active ', table, ' ', name) FROM system.parts WHERE ${ours} AND active;
+SELECT concat('newer ', toString(count())) FROM system.tables WHERE database = 'system' AND name = 'detached_parts'")
+printf '%s\\n' "$said"
+if printf '%s\\n' "$said" | grep -q '^newer 1$'; then
+  ask "SELECT concat('lost ', toString(toUInt64(sum(lost_part_count)))) FROM system.replicas WHERE ${ours};
+SELECT concat('aside ', table, ' ', name) FROM system.detached_parts WHERE ${ours}"
+else
+  cd /var/lib/clickhouse/data/${names.database}
+  find ${storedTables.map((table) => `${table}/detached`).join(" ")} -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sed 's|/detached/| |; s|^|aside |' || true
+fi`;
+
+export async function partsOf(reach: Reach, replica: Replica): Promise<Parts> {
+  const said = lines(await inContainer(reach, replica, ["sh", "-c", look]));
+  const of = (word: string) =>
+    said.flatMap((line) => (line.startsWith(`${word} `) ? [line.slice(word.length + 1)] : []));
+  const [aside, active] = [of("aside"), of("active")];
+  const broken = storedTables.flatMap((table) => {
+    const inTable = (all: readonly string[]) =>
+      all.flatMap((line) => (line.startsWith(`${table} `) ? [line.slice(table.length + 1)] : []));
+    return uncovered(inTable(aside), inTable(active)).map((name) => `${table} ${name}`);
+  });
+  const count = Math.max(0, ...of("lost").map(Number));
+  return { lost: count === 0 ? [] : await lostNames(reach, replica, count), broken, waiting: of("waiting") };
+}
+
+/** Their names, as far as its log still has them. */
+async function lostNames(reach: Reach, replica: Replica, count: number): Promise<string[]> {
   const said = await shell(
     reach,
     `${dockerOn(replica.node)} logs ${replica.name} 2>&1 | sed -n 's/.*[Pp]art \\([0-9A-Za-z_]*\\) is lost forever.*/\\1/p' | sort -u | tail -n 50`,
@@ -66,31 +96,5 @@ export function uncovered(broken: readonly string[], active: readonly string[]):
     if (range === undefined) return false;
     const { partition, from, to } = range;
     return !ranges.some((one) => one.partition === partition && one.from <= from && one.to >= to);
-  });
-}
-
-/** Parts that it found broken and set aside, and has not got from another replica since. */
-export async function brokenParts(reach: Reach, replica: Replica): Promise<string[]> {
-  // Every server since 18.16 knows where it keeps a table; newer ones say what is set aside, too.
-  const listed = `SELECT count() FROM system.tables WHERE database = 'system' AND name = 'detached_parts'`;
-  const aside =
-    (await ask(reach, replica, listed))[0] === "1"
-      ? await ask(reach, replica, `SELECT concat(table, ' ', name) FROM system.detached_parts WHERE ${ours}`)
-      : lines(
-          await inContainer(reach, replica, [
-            ...["sh", "-c"],
-            `cd /var/lib/clickhouse/data/${names.database} && find ${storedTables.map((table) => `${table}/detached`).join(" ")} -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sed 's|/detached/| |'`,
-          ]),
-        );
-  if (aside.length === 0) return [];
-  const active = await ask(
-    reach,
-    replica,
-    `SELECT concat(table, ' ', name) FROM system.parts WHERE ${ours} AND active`,
-  );
-  return storedTables.flatMap((table) => {
-    const of = (all: readonly string[]) =>
-      all.flatMap((line) => (line.startsWith(`${table} `) ? [line.slice(table.length + 1)] : []));
-    return uncovered(of(aside), of(active)).map((name) => `${table} ${name}`);
   });
 }

@@ -10,7 +10,7 @@ import { mintToken } from "../services/token.ts";
 import { absent, isOf, isOn, isUnsettled, machinesIn, nameOf, outOfReach, waiting, without } from "./away.ts";
 import { runChecks } from "./checks.ts";
 import { alone, parse } from "./command.ts";
-import { crashLoop, statefulReplicas } from "./crash-loops.ts";
+import { crashLoops, statefulReplicas } from "./crash-loops.ts";
 import { connect, reachOf } from "./daemon.ts";
 import { entry } from "./entry.ts";
 import { withHold } from "./hold.ts";
@@ -197,12 +197,9 @@ async function up(stackName: string): Promise<void> {
         },
       });
       const ending = await reachOf(config, stack)
-        .then((reach) =>
-          Promise.all(statefulReplicas(topology).map((one) => crashLoop(reach, one, stackName))),
-        )
+        .then(async (reach) => [...(await crashLoops(reach, statefulReplicas(topology), stackName)).values()])
         .catch(() => []);
-      const why = ending.filter((line) => line !== undefined);
-      throw new Error(["the deploy failed:", reason, ...why, remedy].join("\n"), { cause: error });
+      throw new Error(["the deploy failed:", reason, ...ending, remedy].join("\n"), { cause: error });
     }
   });
   if (local) await finishLeftovers(stack);

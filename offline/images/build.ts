@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { copyFile, cp, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import pLimit from "p-limit";
 import { baseImages, publicImages } from "../../components/images.ts";
 
 /** How a stand-in is made: `rootfs.sh` makes a file system to import, otherwise a Dockerfile builds on `from`. */
@@ -114,7 +115,8 @@ async function buildAll(
         `Load it with \`docker load\`, or give the daemon a way to its registry.`,
     );
   }
-  const slots = limiter(builds);
+  // A build takes a whole core.
+  const slots = pLimit(builds);
   const done = new Map<string, Promise<void>>();
   const make = (name: string, recipe: Recipe): Promise<void> => {
     const running = done.get(name);
@@ -227,14 +229,11 @@ async function jars(context: string): Promise<void> {
   );
 }
 
-let installing: Promise<void> = Promise.resolve();
+const installing = pLimit(1);
 
 /** One at a time: apt locks, and two images may miss the same command. */
-function ensureCommand(command: string, packages: readonly string[]): Promise<void> {
-  const mine = installing.then(() => installMissing(command, packages));
-  installing = mine.catch(() => undefined);
-  return mine;
-}
+const ensureCommand = (command: string, packages: readonly string[]): Promise<void> =>
+  installing(() => installMissing(command, packages));
 
 async function installMissing(command: string, packages: readonly string[]): Promise<void> {
   const found = await execute("sh", ["-c", `command -v ${command}`]);
@@ -381,21 +380,4 @@ function commandError(command: string, error: Error): Error {
 
 function lastLine(text: string): string {
   return text.trim().split("\n").at(-1)?.trim() || "no reason given";
-}
-
-/** Lets at most `limit` tasks run at once; a build takes a whole core. */
-function limiter(limit: number): (task: () => Promise<void>) => Promise<void> {
-  let free = limit;
-  const waiting: (() => void)[] = [];
-  return async (task) => {
-    if (free === 0) await new Promise<void>((resolve) => waiting.push(resolve));
-    else free--;
-    try {
-      await task();
-    } finally {
-      const next = waiting.shift();
-      if (next) next();
-      else free++;
-    }
-  };
 }

@@ -23,9 +23,16 @@ interface Server {
   readonly aborts?: boolean;
   /** Its table of events is of an earlier release. */
   readonly earlier?: boolean;
+  /** ZooKeeper has lost all that it knew. */
+  readonly emptied?: boolean;
   /** It can be written again so long after the beginning, seconds. @default at once */
   readonly settlesAfter?: number;
 }
+
+/** What ZooKeeper has below the tables' path. */
+const known = Object.values(tablePaths)
+  .map((path) => path.slice(tablesPath.length + 1))
+  .join("\n");
 
 /** Runs the script by a clock that only sleeping moves. */
 function run({ lacks = "none", nowhere = false, aborts = false, earlier = false, settlesAfter = 0 }: Server) {
@@ -50,7 +57,7 @@ case "$*" in
 *"DROP TABLE"* | *CREATE* | *RENAME* | *zkCli*) printf '%s\\n' "$*" >>${file("asked")} ;;
 esac
 case "$*" in
-*"path = '${tablesPath}'"*) echo events ;;
+*"path = '${tablesPath}'"*) echo ${emptied ? "" : `"${known}"`} ;;
 *"/replicas'"*) printf '%s\\n' clickhouse-1 clickhouse-2 clickhouse-3 ;;
 *"engine = 'Kafka'"*) case "$*" in *clickhouse-1*) if [ -s ${file("queue")} ]; then echo events_queue_old; fi ;; esac ;;
 *"DROP TABLE IF EXISTS ${names.database}.events_queue_old"*) truncate -s -1 ${file("queue")}; [ ! -s ${file("queue")} ] || exit 137 ;;
@@ -58,6 +65,7 @@ case "$*" in
 *engine*) ;;
 *"SHOW CREATE"*) echo "CREATE TABLE … ('{replica}')" ;;
 *"name = '${lacks}'"*) case "$*" in *clickhouse-1*) echo 0 ;; *) ${others} ;; esac ;;
+*"count() FROM system.tables"*) echo 1 ;;
 *system.tables*) case "$*" in *clickhouse-1*) printf '%s\\n' ${storedTables.join(" ")} | grep -vxF ${lacks} ;; *) printf '%s\\n' ${storedTables.join(" ")} ;; esac ;;
 *is_session_expired*) if [ "$now" -ge $((1000 + ${settlesAfter})) ]; then echo 1; else echo 0; fi ;;
 esac`,
@@ -118,5 +126,18 @@ describe("a recovery", () => {
     expect(asked.trim()).toMatch(
       /exec clickhouse-1 .*RENAME TABLE dev\.events_replicated TO dev\.events_replicated_earlier$/,
     );
+  });
+
+  it("sets aside what ZooKeeper has forgotten, wherever it is, and says so", () => {
+    const { status, stdout, stderr, asked } = run({ emptied: true });
+    expect(status, stderr).toBe(0);
+    for (const alias of ["clickhouse-1", "clickhouse-2", "clickhouse-3"]) {
+      for (const table of storedTables) {
+        expect(stdout).toContain(`note: ZooKeeper has lost ${table} of ${alias}; its rows go to a new one\n`);
+        expect(asked).toMatch(
+          new RegExp(`exec ${alias} .*RENAME TABLE dev\\.${table} TO dev\\.${table}_earlier`),
+        );
+      }
+    }
   });
 });
