@@ -35,7 +35,14 @@ const known = Object.values(tablePaths)
   .join("\n");
 
 /** Runs the script by a clock that only sleeping moves. */
-function run({ lacks = "none", nowhere = false, aborts = false, earlier = false, settlesAfter = 0 }: Server) {
+function run({
+  lacks = "none",
+  nowhere = false,
+  aborts = false,
+  earlier = false,
+  emptied = false,
+  settlesAfter = 0,
+}: Server) {
   const directory = mkdtempSync(join(tmpdir(), "siem-ha-recovery-"));
   directories.push(directory);
   const file = (name: string) => join(directory, name);
@@ -65,7 +72,7 @@ case "$*" in
 *engine*) ;;
 *"SHOW CREATE"*) echo "CREATE TABLE … ('{replica}')" ;;
 *"name = '${lacks}'"*) case "$*" in *clickhouse-1*) echo 0 ;; *) ${others} ;; esac ;;
-*"count() FROM system.tables"*) echo 1 ;;
+*"count() FROM system.tables"*) echo ${emptied ? 1 : 0} ;;
 *system.tables*) case "$*" in *clickhouse-1*) printf '%s\\n' ${storedTables.join(" ")} | grep -vxF ${lacks} ;; *) printf '%s\\n' ${storedTables.join(" ")} ;; esac ;;
 *is_session_expired*) if [ "$now" -ge $((1000 + ${settlesAfter})) ]; then echo 1; else echo 0; fi ;;
 esac`,
