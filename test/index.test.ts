@@ -131,13 +131,16 @@ describe("the local stack", () => {
     ]);
   });
 
-  it("lets those go first whose silence counts as their death, and weighs nobody else", () => {
+  it("lets those go first whose silence counts as their death, then who serves, and weighs nobody else", () => {
     const weights = new Map(containers().map(({ name, inputs }) => [name, inputs["cpuShares"]]));
     const heavy = {
       ...{ "haproxy-1": 20480, "haproxy-2": 20480, "keepalived-1": 20480, "keepalived-2": 20480 },
       ...{ witness: 20480, supervisor: 20480, watchdog: 20480 },
       ...{ "zookeeper-1": 8192, "zookeeper-2": 8192, "zookeeper-3": 8192 },
       ...{ "kafka-1": 4096, "kafka-2": 4096, "kafka-3": 4096 },
+      ...{ "clickhouse-1": 4096, "clickhouse-2": 4096, "clickhouse-3": 4096 },
+      ...{ "siem-api-1": 4096, "siem-api-2": 4096, "siem-api-3": 4096 },
+      ...{ "siem-ingestor-1": 4096, "siem-ingestor-2": 4096, "siem-ingestor-3": 4096 },
     };
     expect(Object.fromEntries([...weights].filter(([, weight]) => weight !== undefined))).toEqual(heavy);
   });

@@ -20,6 +20,7 @@ import {
 import { clickhouseEntry, renderClickhouseEntry } from "../render/clickhouse-entry.ts";
 import { renderRecovery } from "../render/clickhouse-recovery.ts";
 import { type Replica, type Topology } from "../topology.ts";
+import { cpuShares } from "./cpu.ts";
 import { gate, onceOn } from "./gate.ts";
 import { retention } from "./retention.ts";
 
@@ -89,6 +90,7 @@ export class ClickHouse extends pulumi.ComponentResource {
           volumes: [{ volume: data, path: "/var/lib/clickhouse" }],
           capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: args.config.memoryMb,
+          cpuShares: cpuShares.clickhouse,
           liveness: ["bash", "-c", `</dev/tcp/localhost/${ports.clickhouseHttp.number}`],
           graceSeconds: 60,
         },

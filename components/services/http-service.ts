@@ -8,6 +8,7 @@ import { dockerOn, type Nodes } from "../host/host.ts";
 import { type OwnImage } from "../images.ts";
 import { ports } from "../ports.ts";
 import { type HttpReplica, names, type Topology } from "../topology.ts";
+import { cpuShares } from "./cpu.ts";
 import { gate } from "./gate.ts";
 import { limitMb } from "./memory.ts";
 
@@ -88,6 +89,7 @@ export class HttpService extends pulumi.ComponentResource {
           ...(config.secrets === "env" ? { secretEnvironment: args.secrets } : {}),
           files,
           memoryMb: limitMb.httpService,
+          cpuShares: cpuShares.httpService,
           ...(config.image === undefined
             ? {
                 liveness: ["node", "-e", `fetch("${url}").then(()=>process.exit(0),()=>process.exit(1))`],
