@@ -78,6 +78,19 @@ zookeeper() {
 zookeeper ${first.slot} "SELECT name FROM system.zookeeper WHERE path = '${tablesPath}'"
 known=$said
 
+# A table that ZooKeeper has forgotten can never be written again.
+for table in ${paths.map(([table]) => table).join(" ")}; do
+  if printf '%s\\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
+  for slot in ${slots}; do
+    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = '${names.database}' AND name = '$table' AND engine LIKE 'Replicated%'")
+    [ "$has" = 1 ] || continue
+    left=$(on "$slot" "${earlierTables}")
+    if printf '%s\\n' "$left" | grep -qxF "$table"; then continue; fi
+    echo "ZooKeeper has lost what it knew of $table, which $(name "$slot") still has. The way back: docs/operations.md, All ZooKeepers are lost" >&2
+    exit 1
+  done
+done
+
 # The first replica that has the table.
 source_of() {
   for other in ${slots}; do
@@ -139,16 +152,6 @@ drop "${stale.views}"
 doing="setting tables of an earlier release aside"
 for slot in ${slots}; do
   for table in $(on "$slot" "${earlierTables}"); do on "$slot" "${setAside("${table}")}"; done
-done
-# So is one that ZooKeeper does not know: it has lost its own data, and the table can never be written again.
-for table in ${paths.map(([table]) => table).join(" ")}; do
-  if printf '%s\\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
-  for slot in ${slots}; do
-    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = '${names.database}' AND name = '$table'")
-    [ "$has" = 1 ] || continue
-    on "$slot" "${setAside("${table}")}"
-    echo "${note}ZooKeeper has lost $table of $(name "$slot"); its rows go to a new one"
-  done
 done
 `;
 }

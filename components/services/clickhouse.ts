@@ -159,7 +159,7 @@ exit 1
     );
     const migration = script(
       `${name}-migration`,
-      { nodes, uses, shell: renderMigration(topology) },
+      { nodes, uses, shell: renderMigration(topology), triggers: made },
       { parent: this, dependsOn: [schema] },
     );
     // A replica that was replaced answers before it takes part: ZooKeeper must forget the one before it first.

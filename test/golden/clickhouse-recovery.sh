@@ -52,6 +52,19 @@ zookeeper() {
 zookeeper 1 "SELECT name FROM system.zookeeper WHERE path = '/clickhouse/tables/01'"
 known=$said
 
+# A table that ZooKeeper has forgotten can never be written again.
+for table in events_replicated alerts_replicated unreadable_replicated; do
+  if printf '%s\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
+  for slot in 1 2 3; do
+    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = 'dev' AND name = '$table' AND engine LIKE 'Replicated%'")
+    [ "$has" = 1 ] || continue
+    left=$(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'row_version')")
+    if printf '%s\n' "$left" | grep -qxF "$table"; then continue; fi
+    echo "ZooKeeper has lost what it knew of $table, which $(name "$slot") still has. The way back: docs/operations.md, All ZooKeepers are lost" >&2
+    exit 1
+  done
+done
+
 # The first replica that has the table.
 source_of() {
   for other in 1 2 3; do
@@ -113,14 +126,4 @@ drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Materi
 doing="setting tables of an earlier release aside"
 for slot in 1 2 3; do
   for table in $(on "$slot" "SELECT name FROM system.tables WHERE database = 'dev' AND name IN ('events_replicated', 'alerts_replicated') AND name NOT IN (SELECT table FROM system.columns WHERE database = 'dev' AND name = 'row_version')"); do on "$slot" "RENAME TABLE dev.${table} TO dev.${table}_earlier"; done
-done
-# So is one that ZooKeeper does not know: it has lost its own data, and the table can never be written again.
-for table in events_replicated alerts_replicated unreadable_replicated; do
-  if printf '%s\n' "$known" | grep -qxF "$(basename "$(path_of "$table")")"; then continue; fi
-  for slot in 1 2 3; do
-    has=$(on "$slot" "SELECT count() FROM system.tables WHERE database = 'dev' AND name = '$table'")
-    [ "$has" = 1 ] || continue
-    on "$slot" "RENAME TABLE dev.${table} TO dev.${table}_earlier"
-    echo "note: ZooKeeper has lost $table of $(name "$slot"); its rows go to a new one"
-  done
 done
