@@ -48,6 +48,7 @@ const lastSecond = 0xffffffff;
 
 /** Which of an event's copies a row is: of these, the one with the largest counts (decision 10). */
 const versionColumn = "toString(row_version) AS version";
+const versionOf = (row: Row) => BigInt(String(row["version"] ?? 0));
 /** A row as the client gets it. */
 const shown = ({ version: _, ...row }: Row): Row => row;
 
@@ -163,9 +164,9 @@ export function createApi(options: ApiOptions): FastifyInstance {
       }),
     );
     const key = (row: Row) => `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
-    const versions = new Map(first.map((row) => [key(row), BigInt(String(row["version"]))]));
+    const versions = new Map(first.map((row) => [key(row), versionOf(row)]));
     // Another replica may have answered, and not have all of them yet.
-    return rows.filter((row) => (versions.get(key(row)) ?? 0n) <= BigInt(String(row["version"])));
+    return rows.filter((row) => (versions.get(key(row)) ?? 0n) <= versionOf(row));
   }
 
   app.get("/v1/openapi.json", (request) => {
