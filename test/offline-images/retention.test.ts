@@ -3,10 +3,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, /** What is kept by the time of an event. */
-const tables = [names.eventsTable, names.alertsTable];
-
-describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { publicImages } from "../../components/images.ts";
 import { renderClickhouseClient } from "../../components/render/clickhouse.ts";
 import { renderRetention } from "../../components/render/retention.ts";
@@ -29,6 +26,9 @@ const partition = (second: number): string =>
 /** The month with the limit in it, by its first and last seconds; the one before it, likewise; and others. */
 const kept = [month(0), month(1) - 1, month(1), now];
 const removed = [0, now - 900 * daySeconds, month(-1), month(0) - 1];
+
+/** What is kept by the time of an event. */
+const tables = [names.eventsTable, names.alertsTable];
 
 describe.skipIf(withoutDocker())("retention", () => {
   let plane: Plane;
