@@ -48,7 +48,7 @@ const lastSecond = 0xffffffff;
 
 /** Which of an event's copies a row is: of these, the one with the largest counts (decision 10). */
 const versionColumn = "toString(row_version) AS version";
-const versionOf = (row: Row) => BigInt(String(row["version"] ?? 0));
+const versionOf = ({ version = 0 }: Row) => BigInt(version as string | number);
 /** A row as the client gets it. */
 const shown = ({ version: _, ...row }: Row): Row => row;
 
