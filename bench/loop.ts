@@ -59,7 +59,7 @@ async function held(work: () => Promise<unknown>): Promise<number> {
 }
 
 /** What the client runs, in a thread with a loop of its own; each message is one request. */
-const client = `const { parentPort, workerData } = require("node:worker_threads");
+const clientProgram = `const { parentPort, workerData } = require("node:worker_threads");
 parentPort.on("message", async () => {
   const answer = await fetch(workerData.url, workerData.init);
   await answer.arrayBuffer();
@@ -121,7 +121,7 @@ export async function benchLoop(): Promise<void> {
         body === undefined
           ? { headers: { authorization } }
           : { method: "POST", headers: { authorization, "content-type": contentType }, body };
-      const worker = new Worker(client, {
+      const worker = new Worker(clientProgram, {
         eval: true,
         workerData: { url: `${urls.get(app)}${path}`, init },
       });

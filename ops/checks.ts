@@ -7,6 +7,7 @@ import { witnessAnswers } from "../components/edge/witness.ts";
 import { haproxyAnswers, holdsVip } from "../components/edge/load-balancers.ts";
 import { addressIn, dockerOn } from "../components/host/host.ts";
 import { ports } from "../components/ports.ts";
+import { onceView } from "../components/render/clickhouse.ts";
 import { watcherFiles } from "../components/render/keepalived.ts";
 import { clickhouseInSync } from "../components/services/clickhouse.ts";
 import { httpHealthy } from "../components/services/http-service.ts";
@@ -135,13 +136,17 @@ export async function runChecks(
   }
   results.push(...look("consumer lag", "Kafka", () => within(noticed, () => consumerLag(context))));
   results.push(...look("unreadable", "Kafka", () => within(noticed, () => unreadable(context))));
-  results.push(
-    ...look("crash loop", "all replicas with data", async () => {
-      const looping = await crashLoops(reach, statefulReplicas(topology), context.stack);
-      if (looping.size > 0) throw new Error([...looping.values()].join(" "));
-      return "none";
-    }),
-  );
+  const stateful = statefulReplicas(topology);
+  let looping: ReturnType<typeof crashLoops> | undefined;
+  for (const replica of stateful) {
+    results.push(
+      ...look("crash loop", replica.name, async () => {
+        const why = (await (looping ??= crashLoops(reach, stateful, context.stack))).get(replica);
+        if (why !== undefined) throw new Error(why);
+        return "none";
+      }),
+    );
+  }
   for (const { name, node } of topology.retention) {
     results.push(...look("retention", name, () => running(name, node)));
   }
@@ -336,7 +341,7 @@ async function unreadable({ topology, reach }: CheckContext): Promise<string> {
 export function renderUnreadable(line: string): string {
   const [all = "", recent = "", reason = ""] = line.split("\t");
   if (Number(all) === 0) return "no message was set aside";
-  return `set aside: ${recent} messages in 24 h, ${all} in all, the last one because ${reason}; see ${names.database}.${names.unreadableTable.replace("_replicated", "_once")}`;
+  return `set aside: ${recent} messages in 24 h, ${all} in all, the last one because ${reason}; see ${names.database}.${onceView(names.unreadableTable)}`;
 }
 
 async function oneHolder({ topology, reach }: CheckContext): Promise<string> {

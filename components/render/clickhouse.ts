@@ -295,7 +295,10 @@ export const tablePaths: Readonly<Record<string, string>> = Object.fromEntries(
 const blockRows = 65536;
 
 /** What the names of a table's queue and views begin with. */
-const stemOf = ({ table }: Stored) => table.replace("_replicated", "");
+const stemOf = ({ table }: Pick<Stored, "table">) => table.replace("_replicated", "");
+
+/** The view of a table that shows each of its rows once. */
+export const onceView = (table: string): string => `${stemOf({ table })}_once`;
 
 /**
  * SQL: the smaller, the later Kafka took it; below what rows of earlier releases have. The day first, because offsets
@@ -375,7 +378,10 @@ function currentIntakes(topology: Topology): Intake[] {
     const { group } = feed;
     const on = ` ON CLUSTER ${names.clickhouseCluster}`;
     const { statements } = intakeOf(topology, feed, { suffix: "", group, on });
-    const suffix = createHash("sha256").update(statements.join("\n")).digest("hex").slice(0, 8);
+    const suffix = createHash("sha256")
+      .update([...statements, ownColumns, ownSettings].join("\n"))
+      .digest("hex")
+      .slice(0, 8);
     return intakeOf(topology, feed, { suffix, group, on });
   });
 }
@@ -449,7 +455,7 @@ export function setAside(table: string): string {
 export function renderOnceViews(): string {
   return joined(
     stored.flatMap((one) => {
-      const view = `${names.database}.${stemOf(one)}_once ON CLUSTER ${names.clickhouseCluster}`;
+      const view = `${names.database}.${onceView(one.table)} ON CLUSTER ${names.clickhouseCluster}`;
       return [
         `DROP TABLE IF EXISTS ${view}`,
         `CREATE VIEW ${view} AS
@@ -497,7 +503,7 @@ ${renderOnceViews()}SQL
 /**
  * Shell: brings into today's tables what earlier releases left: an unreplicated `dev.events`, and tables that were set
  * aside ({@link setAside}), month by month, without copying a row. It can be interrupted anywhere: what comes twice is
- * merged away, and what is empty goes last.
+ * merged away, and the old tables go last.
  */
 export function renderMigration(topology: Topology): string {
   const { database } = names;
@@ -508,11 +514,6 @@ export function renderMigration(topology: Topology): string {
 on() {
   case $1 in
 ${replicas.map(({ slot, name, node }) => `  ${slot}) ${dockerOn(node)} exec ${name} clickhouse-client --query "$2" </dev/null ;;`).join("\n")}
-  esac
-}
-within() {
-  case $1 in
-${replicas.map(({ slot, name, node }) => `  ${slot}) ${dockerOn(node)} exec ${name} sh -c "$2" </dev/null ;;`).join("\n")}
   esac
 }
 has() { on "$1" "SELECT count() FROM system.tables WHERE database = '${database}' AND name = '$2' AND engine LIKE '%MergeTree'"; }
@@ -529,15 +530,6 @@ bring() {
   for month in $months; do
     on "$source" "ALTER TABLE ${database}.$table ATTACH PARTITION $month FROM ${database}.$old"
   done
-}
-# 18.16 drops no table that ZooKeeper has lost.
-remove() {
-  found=$(has "$1" "$old")
-  [ "$found" = 1 ] || return 0
-  said=$(on "$1" "DROP TABLE ${database}.$old" 2>&1) && return
-  case $said in *"readonly replicated table"*) ;; *) echo "$said" >&2 && return 1 ;; esac
-  on "$1" "DETACH TABLE ${database}.$old"
-  within "$1" "rm -rf /var/lib/clickhouse/metadata/${database}/$old.sql /var/lib/clickhouse/data/${database}/$old"
 }
 
 for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do
@@ -557,13 +549,13 @@ for table in ${storedTables.join(" ")}; do
   for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do
     found=$(has "$slot" "$old")
     [ "$found" = 1 ] || continue
-    # One that has caught up has all of it. Where ZooKeeper has lost the table, none can, and each may have rows of its own.
+    # One that has caught up has all of it. Plain tables, as after three lost ZooKeepers, can't, and each may have its own.
     if on "$slot" "SYSTEM SYNC REPLICA ${database}.$old" 2>/dev/null; then sources=$slot && break; fi
     sources="$sources $slot"
   done
   [ -n "$sources" ] || continue
   for slot in $sources; do bring "$slot"; done
-  for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do remove "$slot"; done
+  for slot in ${replicas.map(({ slot }) => slot).join(" ")}; do on "$slot" "DROP TABLE IF EXISTS ${database}.$old"; done
   echo "$table has its earlier rows"
 done
 `;

@@ -49,6 +49,9 @@ const lastSecond = 0xffffffff;
 /** Which of an event's copies a row is: of these, the one with the largest counts (decision 10). */
 const versionColumn = "toString(row_version) AS version";
 const versionOf = ({ version = 0 }: Row) => BigInt(version as string | number);
+/** What the copies of an event or alert have in common. */
+const keyOf = (row: Row | undefined, idColumn: string) =>
+  row && `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
 /** A row as the client gets it. */
 const shown = ({ version: _, ...row }: Row): Row => row;
 
@@ -129,7 +132,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     // first; LIMIT BY or FINAL would make the server read the whole range instead of one page of it.
     const keyOf = (row: Row | undefined) =>
       row && `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
-    const distinct = found.filter((row, index) => keyOf(row) !== keyOf(found[index - 1]));
+    const distinct = found.filter((row, index) => keyOf(row, idColumn) !== keyOf(found[index - 1], idColumn));
     const rows = distinct.slice(0, limit);
     // Rows left out count as read, so that even a page full of them leads on.
     const last = distinct.length > limit ? rows.at(-1) : found.length === fetch ? distinct.at(-1) : undefined;
@@ -163,10 +166,9 @@ export function createApi(options: ApiOptions): FastifyInstance {
         limit: keys.length,
       }),
     );
-    const key = (row: Row) => `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
-    const versions = new Map(first.map((row) => [key(row), versionOf(row)]));
+    const versions = new Map(first.map((row) => [keyOf(row, idColumn), versionOf(row)]));
     // Another replica may have answered, and not have all of them yet.
-    return rows.filter((row) => (versions.get(key(row)) ?? 0n) <= versionOf(row));
+    return rows.filter((row) => (versions.get(keyOf(row, idColumn)) ?? 0n) <= versionOf(row));
   }
 
   app.get("/v1/openapi.json", (request) => {

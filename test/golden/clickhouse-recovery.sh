@@ -113,14 +113,14 @@ drop() {
     sleep 1
   done
 }
-if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4118f730', 'alerts_queue_cab1824b')")" ]; then
+if [ -n "$(everywhere "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_aa5043b3', 'alerts_queue_b21e22da')")" ]; then
   # It aborts more seldom where the group is at rest.
   sleep 10
-  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_4118f730', 'alerts_queue_cab1824b')"
+  drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'Kafka' AND (name LIKE 'events_queue%' OR name LIKE 'alerts_queue%' OR name LIKE 'undated_queue%') AND name NOT IN ('events_queue_aa5043b3', 'alerts_queue_b21e22da')"
   # One that has aborted may not yet take part again.
   until_settled
 fi
-drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'events_unreadable%' OR name LIKE 'alerts_consumer%' OR name LIKE 'alerts_unreadable%' OR name LIKE 'undated_consumer%' OR name LIKE 'undated_unreadable%') AND name NOT IN ('events_unreadable_4118f730', 'events_consumer_4118f730', 'alerts_unreadable_cab1824b', 'alerts_consumer_cab1824b')"
+drop "SELECT name FROM system.tables WHERE database = 'dev' AND engine = 'MaterializedView' AND (name LIKE 'events_consumer%' OR name LIKE 'events_unreadable%' OR name LIKE 'alerts_consumer%' OR name LIKE 'alerts_unreadable%' OR name LIKE 'undated_consumer%' OR name LIKE 'undated_unreadable%') AND name NOT IN ('events_unreadable_aa5043b3', 'events_consumer_aa5043b3', 'alerts_unreadable_b21e22da', 'alerts_consumer_b21e22da')"
 
 # Nothing feeds them any more. What they hold goes to the tables that take their place, once these are made.
 doing="setting tables of an earlier release aside"

@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS dev.unreadable_replicated ON CLUSTER siem_cluster (
 PARTITION BY toYYYYMM(toDateTime(set_aside_at))
 ORDER BY (kafka_topic, kafka_partition, kafka_offset);
 
-CREATE TABLE IF NOT EXISTS dev.events_queue_4118f730 ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.events_queue_aa5043b3 ON CLUSTER siem_cluster (
   event_id String,
   tenant_id String,
   event_timestamp UInt32,
@@ -68,15 +68,15 @@ CREATE TABLE IF NOT EXISTS dev.events_queue_4118f730 ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-ingest-events', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536$queue_settings;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_unreadable_4118f730 ON CLUSTER siem_cluster TO dev.unreadable_replicated AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_unreadable_aa5043b3 ON CLUSTER siem_cluster TO dev.unreadable_replicated AS
 SELECT _topic AS kafka_topic, toUInt64(_partition) AS kafka_partition, toUInt64(_offset) AS kafka_offset, toUInt32(toUnixTimestamp(now())) AS set_aside_at, multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', event_id = '', 'event_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') AS reason, if(_error != '', _raw_message, raw_event) AS message
-FROM dev.events_queue_4118f730 WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', event_id = '', 'event_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') != '';
+FROM dev.events_queue_aa5043b3 WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', event_id = '', 'event_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') != '';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_4118f730 ON CLUSTER siem_cluster TO dev.events_replicated AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.events_consumer_aa5043b3 ON CLUSTER siem_cluster TO dev.events_replicated AS
 SELECT event_id, tenant_id, event_timestamp, source_ip, source_type, raw_event, event_category, event_outcome, event_action, is_threat, toUInt64(9223372036854775807 - (intDiv(toUInt64(assumeNotNull(_timestamp)), 86400) * 140737488355328 + bitAnd(toUInt64(_partition), 1023) * 137438953472 + bitAnd(toUInt64(_offset), 137438953471))) AS row_version
-FROM dev.events_queue_4118f730 WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', event_id = '', 'event_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') = '';
+FROM dev.events_queue_aa5043b3 WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', event_id = '', 'event_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') = '';
 
-CREATE TABLE IF NOT EXISTS dev.alerts_queue_cab1824b ON CLUSTER siem_cluster (
+CREATE TABLE IF NOT EXISTS dev.alerts_queue_b21e22da ON CLUSTER siem_cluster (
   alert_id String,
   tenant_id String,
   event_id String,
@@ -89,13 +89,13 @@ CREATE TABLE IF NOT EXISTS dev.alerts_queue_cab1824b ON CLUSTER siem_cluster (
   kafka_group_name = 'clickhouse-alerts', kafka_format = 'JSONEachRow', kafka_num_consumers = 1,
   kafka_max_block_size = 65536$queue_settings;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_unreadable_cab1824b ON CLUSTER siem_cluster TO dev.unreadable_replicated AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_unreadable_b21e22da ON CLUSTER siem_cluster TO dev.unreadable_replicated AS
 SELECT _topic AS kafka_topic, toUInt64(_partition) AS kafka_partition, toUInt64(_offset) AS kafka_offset, toUInt32(toUnixTimestamp(now())) AS set_aside_at, multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', alert_id = '', 'alert_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') AS reason, if(_error != '', _raw_message, summary) AS message
-FROM dev.alerts_queue_cab1824b WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', alert_id = '', 'alert_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') != '';
+FROM dev.alerts_queue_b21e22da WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', alert_id = '', 'alert_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') != '';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_cab1824b ON CLUSTER siem_cluster TO dev.alerts_replicated AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS dev.alerts_consumer_b21e22da ON CLUSTER siem_cluster TO dev.alerts_replicated AS
 SELECT alert_id, tenant_id, event_id, event_timestamp, source_ip, rule, severity, summary, toUInt64(9223372036854775807 - (intDiv(toUInt64(assumeNotNull(_timestamp)), 86400) * 140737488355328 + bitAnd(toUInt64(_partition), 1023) * 137438953472 + bitAnd(toUInt64(_offset), 137438953471))) AS row_version
-FROM dev.alerts_queue_cab1824b WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', alert_id = '', 'alert_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') = '';
+FROM dev.alerts_queue_b21e22da WHERE multiIf(_error != '', _error, tenant_id = '', 'tenant_id is empty', alert_id = '', 'alert_id is empty', event_timestamp < toUnixTimestamp(now()) - 189734400 OR event_timestamp > toUnixTimestamp(now()) + 2592000, concat('event_timestamp is ', toString(event_timestamp)), '') = '';
 SQL
 if [ "$current" = 1 ]; then
   for table in events_replicated alerts_replicated unreadable_replicated; do
