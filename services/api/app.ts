@@ -130,8 +130,6 @@ export function createApi(options: ApiOptions): FastifyInstance {
     );
     // An event that was sent again is stored twice until a merge. The copies are neighbours here, the one that counts
     // first; LIMIT BY or FINAL would make the server read the whole range instead of one page of it.
-    const keyOf = (row: Row | undefined) =>
-      row && `${String(row["event_timestamp"])} ${String(row[idColumn])}`;
     const distinct = found.filter((row, index) => keyOf(row, idColumn) !== keyOf(found[index - 1], idColumn));
     const rows = distinct.slice(0, limit);
     // Rows left out count as read, so that even a page full of them leads on.
