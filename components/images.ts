@@ -8,7 +8,7 @@ export const publicImages = {
   /** The last Confluent line that runs with ZooKeeper; 8.x removed it. */
   kafka: "confluentinc/cp-kafka:7.9.0",
   clickhouse: "clickhouse/clickhouse-server:24.8.4.13",
-  haproxy: "haproxy:2.8.10",
+  haproxy: "haproxy:3.0.11",
 } as const;
 
 /** Public images that our own are built from. */

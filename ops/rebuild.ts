@@ -141,7 +141,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
         whereItStands: () => `Interrupted. npm run up -- -s ${stack} makes ${alias} anew if it is gone.`,
         run: () => rebuild(stack, alias, yes),
         next: () => {
-          const up = [join(root, "ops/run.mjs"), join(root, "ops/up.ts"), "-s", stack];
+          const up = [join(root, "ops/run.mjs"), "ops/up.ts", "-s", stack];
           process.exitCode = spawnSync(process.execPath, up, { cwd: root, stdio: "inherit" }).status ?? 1;
         },
       });

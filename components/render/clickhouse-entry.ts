@@ -1,4 +1,4 @@
-// ClickHouse's first process as text: it starts the server once a ZooKeeper serves. `up` starts things in order, but a
+// ClickHouse's first process as text: it starts the server once a ZooKeeper serves, and never on broken data. `up` starts things in order, but a
 // restart of Docker or of a machine starts everything at once.
 
 import { ports } from "../ports.ts";
@@ -6,6 +6,9 @@ import { type Topology } from "../topology.ts";
 
 /** Where the script stands in ClickHouse's container. */
 export const clickhouseEntry = "/usr/local/bin/siem-ha-clickhouse.sh";
+
+/** Where ClickHouse keeps its data. */
+export const clickhouseData = "/var/lib/clickhouse";
 
 /** Longest wait, seconds: a server without ZooKeeper can still be read, where its version starts without one. */
 const waitSeconds = 120;
@@ -18,6 +21,13 @@ export function renderClickhouseEntry(topology: Topology): string {
 # ClickHouse 18.16 that starts while no ZooKeeper serves may hang for good, half-way through its tables.
 set -uo pipefail
 trap 'exit 0' TERM INT
+
+# To the server a table whose file is empty never was: of what feeds it the rest would go on, and store nothing.
+for kept in ${clickhouseData}/{metadata,store}; do
+  [[ -d "$kept" ]] || continue
+  emptied=$(find "$kept" -name '*.sql' -size 0 -print -quit)
+  [[ -z "$emptied" ]] || { echo "error: $emptied is empty; a server that starts would forget that table" >&2; exit 1; }
+done
 
 # A ZooKeeper outside its quorum answers too, but has no mode.
 # shellcheck disable=SC2016 # The inner shell expands it.

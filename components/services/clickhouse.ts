@@ -17,7 +17,7 @@ import {
   renderMigration,
   renderSchemaScript,
 } from "../render/clickhouse.ts";
-import { clickhouseEntry, renderClickhouseEntry } from "../render/clickhouse-entry.ts";
+import { clickhouseData, clickhouseEntry, renderClickhouseEntry } from "../render/clickhouse-entry.ts";
 import { renderRecovery } from "../render/clickhouse-recovery.ts";
 import { type Replica, type Topology } from "../topology.ts";
 import { cpuShares } from "./cpu.ts";
@@ -87,7 +87,7 @@ export class ClickHouse extends pulumi.ComponentResource {
           // Users come from users.d; the current image would otherwise write its own restricted default user.
           environment: { CLICKHOUSE_SKIP_USER_SETUP: "1" },
           files,
-          volumes: [{ volume: data, path: "/var/lib/clickhouse" }],
+          volumes: [{ volume: data, path: clickhouseData }],
           capabilities: ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"],
           memoryMb: args.config.memoryMb,
           cpuShares: cpuShares.clickhouse,

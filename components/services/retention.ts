@@ -4,6 +4,7 @@ import type * as docker from "@pulumi/docker";
 import * as pulumi from "@pulumi/pulumi";
 import { guest } from "../host/guest.ts";
 import { type Nodes } from "../host/host.ts";
+import { clickhouseData } from "../render/clickhouse-entry.ts";
 import { renderClickhouseClient } from "../render/clickhouse.ts";
 import { renderRetention } from "../render/retention.ts";
 import { type Topology } from "../topology.ts";
@@ -42,7 +43,7 @@ export function retention(args: RetentionArgs, opts: pulumi.CustomResourceOption
           "/etc/clickhouse-client/config.xml": args.password.apply(renderClickhouseClient),
         },
         // The image declares this path as a volume; nothing is ever written to it.
-        tmpfs: { "/var/lib/clickhouse": "size=1m" },
+        tmpfs: { [clickhouseData]: "size=1m" },
         memoryMb: limitMb.retention,
         graceSeconds: 5,
       },

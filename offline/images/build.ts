@@ -50,7 +50,7 @@ const recipes: Readonly<Record<string, Recipe>> = {
   [publicImages.zookeeper]: { folder: "zookeeper", from: jre, prepare: jars },
   [publicImages.kafka]: { folder: "kafka", from: jre, prepare: jars },
   [publicImages.clickhouse]: { folder: "clickhouse", from: bookworm },
-  [publicImages.haproxy]: { folder: "haproxy", from: bookworm },
+  [publicImages.haproxy]: { folder: "haproxy", from: baseImages.debian },
 };
 
 /**

@@ -6,7 +6,7 @@ import { usualSocket } from "../docker-engine.ts";
 import { noDisk, SmallDisk } from "./disk.ts";
 import { daemonBehind } from "./docker-daemon.ts";
 import { withHold } from "../hold.ts";
-import { type Card, cut, mend, refused } from "./network.ts";
+import { type Card, cut, linkDown, linkUp, mend, refused } from "./network.ts";
 import { cutting, listing, unsyncedSeconds } from "./power.ts";
 import { type Fault, type Parts, placesOf, type Victim } from "./scenarios.ts";
 import { besideVolumes, inNetwork, keepBusy, type Tools } from "./tools.ts";
@@ -167,6 +167,8 @@ export class Faults {
       }
       case "cut":
         return this.#cut(fault, parts);
+      case "take the link down":
+        return this.#takeDown(fault, parts);
       case "fill":
         return this.#fill(fault, parts);
       case "cut the power":
@@ -369,15 +371,15 @@ export class Faults {
     return Math.max(...times);
   }
 
-  /** Takes the rules off. */
-  async #mend(nodes: readonly string[]): Promise<void> {
+  /** Takes the rules off, or whatever else the line takes back. */
+  async #mend(nodes: readonly string[], line = mend): Promise<void> {
     await every(nodes, async (node) => {
       for (let attempt = 1; ; attempt++) {
         try {
-          await inNetwork(this.#options.tools, node, mend);
+          await inNetwork(this.#options.tools, node, line);
           return;
         } catch (error) {
-          // A node that is down has lost the rules with its network.
+          // A node that is down has lost them with its network.
           const { State } = await this.#get(node).inspect();
           if (!State.Running) return;
           if (attempt === 3) throw error;
@@ -403,6 +405,26 @@ export class Faults {
         this.#say("mended the cut of", nodes);
       },
       // A new network has no rules.
+      byHand: () => this.#docker("restart", nodes),
+    });
+    return at;
+  }
+
+  async #takeDown(
+    { victims, seconds }: Extract<Fault, { do: "take the link down" }>,
+    parts: Parts,
+  ): Promise<number> {
+    const nodes = this.#anchorsOf(victims, parts);
+    let at = Date.now();
+    await this.#while(seconds, {
+      start: async () => {
+        at = await this.#drop(new Map(nodes.map((node) => [node, linkDown])));
+        this.#say("took down the link of", nodes);
+      },
+      undo: async () => {
+        await this.#mend(nodes, linkUp);
+        this.#say("took up the link of", nodes);
+      },
       byHand: () => this.#docker("restart", nodes),
     });
     return at;

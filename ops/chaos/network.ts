@@ -1,4 +1,4 @@
-// What a cut in the network is, as rules inside the nodes' own networks. Pure.
+// What a cut in the network is, as rules inside the nodes' own networks, and what takes a card down. Pure.
 
 /** A node's card on the bridge. */
 export interface Card {
@@ -12,6 +12,10 @@ const set = (values: readonly string[]) => `{ ${values.join(", ")} }`;
 
 /** With this code a line of a cut ends where nftables refuses it; no rule is in place then. */
 export const refused = 42;
+
+/** Takes a node's card down, and says when. The kernel forgets its routes, and brings back only that of its own network. */
+export const linkDown = "ip link set eth0 down && date +%s.%N";
+export const linkUp = "ip link set eth0 up";
 
 /** Removes a cut; succeeds where there is none. */
 export const mend = `nft delete table netdev ${table} 2>/dev/null || :`;

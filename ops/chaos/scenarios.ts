@@ -59,6 +59,8 @@ export type Fault =
       readonly from?: readonly Victim[];
       readonly seconds: number;
     }
+  /** The card of each node is down, and up again `seconds` later, without the default route that it had. */
+  | { readonly do: "take the link down"; readonly victims: readonly Victim[]; readonly seconds: number }
   /** The disk of a replica's data is full for that long. */
   | { readonly do: "fill"; readonly victims: readonly Victim[]; readonly seconds: number }
   /**
@@ -490,6 +492,19 @@ export function scenariosOf(topology: Topology): Scenario[] {
       heals: "when the fault ends",
       steps: [[{ do: "cut", side: [side], ...(from === undefined ? {} : { from }), seconds: longSeconds }]],
       ...rest,
+    });
+  }
+
+  for (const [name, victim, text, promise] of [
+    ["lb-node", node("lb", "holder"), "the load balancer that has the VIP", { promise: nodePromise }],
+    ["stream-node", node("stream", 2), "stream node 2", {}],
+  ] as const) {
+    found.push({
+      name: `link-down-up-${name}`,
+      breaks: `the network card of ${text} is down for ${shortSeconds} s, and has no default route when it is up again`,
+      heals: "by the supervisor",
+      steps: [[{ do: "take the link down", victims: [victim], seconds: shortSeconds }]],
+      ...promise,
     });
   }
 

@@ -4,6 +4,13 @@
 set -uo pipefail
 trap 'exit 0' TERM INT
 
+# To the server a table whose file is empty never was: of what feeds it the rest would go on, and store nothing.
+for kept in /var/lib/clickhouse/{metadata,store}; do
+  [[ -d "$kept" ]] || continue
+  emptied=$(find "$kept" -name '*.sql' -size 0 -print -quit)
+  [[ -z "$emptied" ]] || { echo "error: $emptied is empty; a server that starts would forget that table" >&2; exit 1; }
+done
+
 # A ZooKeeper outside its quorum answers too, but has no mode.
 # shellcheck disable=SC2016 # The inner shell expands it.
 serves() {

@@ -1,7 +1,7 @@
 set -eu
 docker -H "$DOCKER_LB_NODE_1" run --rm -i --name haproxy-1-config --label siem-ha.stack=local --network none --user 0 \
   --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --security-opt no-new-privileges \
-  -e HAPROXY_CFG -v haproxy-1-config:/usr/local/etc/haproxy -v haproxy-1-pair:/var/lib/vip-pair --entrypoint sh haproxy:2.8.10 -c '
+  -e HAPROXY_CFG -v haproxy-1-config:/usr/local/etc/haproxy -v haproxy-1-pair:/var/lib/vip-pair --entrypoint sh haproxy:3.0.11 -c '
     set -eu
     chown 99:99 /var/lib/vip-pair
     cd /usr/local/etc/haproxy

@@ -1,11 +1,15 @@
-// ClickHouse's first process, run as it is: it waits for a ZooKeeper that serves, and only for so long as it is let.
+// ClickHouse's first process, run as it is: it waits for a ZooKeeper that serves, and only for so long as it is let. On
+// data that a server would take for less than it is, none starts.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, expect, it } from "vitest";
 import { ports } from "../../components/ports.ts";
-import { renderClickhouseEntry } from "../../components/render/clickhouse-entry.ts";
+import { clickhouseData, renderClickhouseEntry } from "../../components/render/clickhouse-entry.ts";
 import { plan } from "../../components/topology.ts";
 
 // Every address of 127.0.0.0/8 is this machine's.
@@ -58,6 +62,25 @@ it("starts at once where one serves already", async () => {
   const { said, ended } = begin();
   await ended;
   expect(said).toEqual(["started"]);
+});
+
+it("starts no server that would forget a table, and names its file", async () => {
+  await zookeeper(1, () => "Mode: leader\n");
+  const data = mkdtempSync(join(tmpdir(), "siem-ha-entry-"));
+  open.push({ close: () => rmSync(data, { recursive: true }) });
+  const on = (text: string) => text.replaceAll(clickhouseData, data);
+  mkdirSync(join(data, "metadata/dev"), { recursive: true });
+  writeFileSync(join(data, "metadata/dev/whole.sql"), "ATTACH TABLE whole …");
+  const whole = begin(on);
+  expect((await whole.ended)[0]).toBe(0);
+  expect(whole.said).toEqual(["started"]);
+  // In current servers' databases the files stand there.
+  mkdirSync(join(data, "store/8f1/8f1c"), { recursive: true });
+  const file = join(data, "store/8f1/8f1c/events_replicated.sql");
+  writeFileSync(file, "");
+  const emptied = begin(on);
+  expect((await emptied.ended)[0]).toBe(1);
+  expect(emptied.said).toEqual([`error: ${file} is empty; a server that starts would forget that table`]);
 });
 
 it("starts without, and says so, when none comes", async () => {

@@ -5,7 +5,7 @@ import type Docker from "dockerode";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { plan } from "../../../components/topology.ts";
 import { CannotBreak, Faults } from "../../../ops/chaos/faults.ts";
-import { mend, refused } from "../../../ops/chaos/network.ts";
+import { linkDown, linkUp, mend, refused } from "../../../ops/chaos/network.ts";
 import { type Fault, type Parts, type Victim } from "../../../ops/chaos/scenarios.ts";
 import { besideVolumes, inNetwork, keepBusy } from "../../../ops/chaos/tools.ts";
 
@@ -103,7 +103,8 @@ describe("a fault", () => {
           ]);
     vi.mocked(inNetwork).mockImplementation((_tools, node, line) => {
       const error = network(node, line);
-      calls.push(`${line === mend ? "mend" : "cut"} ${node}`);
+      const words: Record<string, string> = { [mend]: "mend", [linkDown]: "link down", [linkUp]: "link up" };
+      calls.push(`${words[line] ?? "cut"} ${node}`);
       return error === undefined ? Promise.resolve("1700000000.5\n") : Promise.reject(error);
     });
     const docker = { getContainer, listContainers } as unknown as Docker;
@@ -166,6 +167,16 @@ describe("a fault", () => {
     await expect(faults.apply(pause, parts)).rejects.toThrow("no pause siem-api-2");
     expect(calls).toContain("unpause siem-api-1");
     expect(faults.pending).toBe(false);
+  });
+
+  it("takes a node's card down, and up again when its time is over", async () => {
+    const victims: Victim[] = [{ kind: "node", role: "lb", which: "holder" }];
+    const applied = faults.apply({ do: "take the link down", victims, seconds: 4 }, parts);
+    await vi.advanceTimersByTimeAsync(3_900);
+    expect(calls).toEqual(["link down lb-node-1"]);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(await applied).toBe(1_700_000_000_500);
+    expect(calls.slice(1)).toEqual(["link up lb-node-1"]);
   });
 
   it("removes the containers that it kept busy, also those that have gone by themselves", async () => {
