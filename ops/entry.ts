@@ -1,7 +1,8 @@
-// How a client on this machine reaches the platform, and with what token.
+// How a client on this machine reaches the platform, and what it does there first.
 
 import { type SiemConfig } from "../components/config.ts";
 import { ports } from "../components/ports.ts";
+import { statsUser } from "../components/render/haproxy.ts";
 import { type Topology } from "../components/topology.ts";
 
 export interface Entry {
@@ -24,4 +25,26 @@ export function entry(topology: Topology, config: SiemConfig, platform = process
     stats: `${url(ports.haproxyStats.number)}/stats`,
     throughVip,
   };
+}
+
+/**
+ * Where everything is, and commands as they are typed for this stack. The line of the example is of this minute: the API
+ * shows the last day where nobody asks for more.
+ */
+export function firstSteps({ api, ingest, stats }: Entry, stack: string, now: Date): string {
+  const flag = stack === "local" ? "" : `-s ${stack} `;
+  const [, day, month, , time] = now.toUTCString().split(" ");
+  const date = `${month} ${String(Number(day)).padStart(2)} ${time}`;
+  return `  API      ${api}
+  ingest   ${ingest}
+  stats    ${stats}   (user ${statsUser}; password: npm run secret -- ${flag}statsPassword)
+
+Send log lines:  npm run send -- ${flag}FILE
+Or one event, with a token of tenant "demo" that is good for an hour:
+
+  TOKEN=$(npm run --silent token -- ${flag}--tenant demo)
+  curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' \\
+    -d '${date} web-1 sshd[1]: Failed password for root from 192.0.2.7 port 4711 ssh2' ${ingest}/v1/events
+  curl -H "Authorization: Bearer $TOKEN" '${api}/v1/events?limit=5'
+`;
 }

@@ -3,16 +3,14 @@
 import { type Stack } from "@pulumi/pulumi/automation/index.js";
 import { Command } from "commander";
 import { labelOf, replacementsOf, type SiemConfig, topologyOf } from "../components/config.ts";
-import { statsUser } from "../components/render/haproxy.ts";
 import { memoryLimits } from "../components/services/memory.ts";
 import { type Topology } from "../components/topology.ts";
-import { mintToken } from "../services/token.ts";
 import { absent, isOf, isOn, isUnsettled, machinesIn, nameOf, outOfReach, waiting, without } from "./away.ts";
 import { runChecks } from "./checks.ts";
 import { alone, parse } from "./command.ts";
 import { crashLoops, statefulReplicas } from "./crash-loops.ts";
 import { connect, reachOf } from "./daemon.ts";
-import { entry } from "./entry.ts";
+import { entry, firstSteps } from "./entry.ts";
 import { withHold } from "./hold.ts";
 import { findLeftovers, finishLeftovers, removeLeftovers, startNodes } from "./leftovers.ts";
 import {
@@ -217,28 +215,8 @@ async function up(stackName: string): Promise<void> {
       "the stack is deployed, but not every check passed: see the table; npm run verify checks again",
     );
   }
-  const { api, ingest, stats } = entry(topology, config);
-  const token = await mintToken({
-    secret: jwtSecret,
-    tenantId: "demo",
-    scope: "events:write events:read",
-    ttlSeconds: 3600,
-    subject: "npm run up",
-  });
-  print(`
-Ready after ${((Date.now() - began) / 1000).toFixed(0)} s.
-  API      ${api}
-  ingest   ${ingest}
-  stats    ${stats}   (user ${statsUser}; password: npm run secret -- statsPassword)
-
-Send log lines:  npm run send -- FILE
-Or one event, with a token of tenant "demo" that is good for an hour:
-
-  TOKEN=${token}
-  curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' \\
-    -d 'Dec 10 07:00:01 web-1 sshd[1]: Failed password for root from 192.0.2.7 port 4711 ssh2' ${ingest}/v1/events
-  curl -H "Authorization: Bearer $TOKEN" '${api}/v1/events?limit=5'
-`);
+  print(`\nReady after ${((Date.now() - began) / 1000).toFixed(0)} s.`);
+  print(firstSteps(entry(topology, config), stackName, new Date()));
 }
 
 const program = new Command("up")

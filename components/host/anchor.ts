@@ -16,6 +16,9 @@ export interface AnchorArgs {
 }
 
 const confined = {
+  command: ["tail", "-f", "/dev/null"],
+  // It takes in the orphans of what is run in the anchor: a probe's `timeout` leaves one, and `tail` would keep it.
+  init: true,
   capabilities: { drops: ["ALL"] },
   securityOpts: ["no-new-privileges"],
   logDriver: "json-file",
@@ -37,7 +40,6 @@ export function anchor(args: AnchorArgs, opts?: pulumi.CustomResourceOptions): d
       name: node.name,
       hostname: node.alias,
       image: host.image("anchor"),
-      command: ["tail", "-f", "/dev/null"],
       restart: "always",
       networksAdvanced: [
         { name: args.network.name, ipv4Address: node.address, aliases: [node.alias, ...node.aliases] },
@@ -62,7 +64,6 @@ export function machineAnchor(
     {
       name: node.name,
       image: host.image("anchor"),
-      command: ["tail", "-f", "/dev/null"],
       restart: "always",
       networkMode: "host",
       ...confined,

@@ -8,7 +8,7 @@ import { answerSeconds, ownAnswers, retryAfter } from "./own-answers.ts";
 export const statsUser = "admin";
 
 /**
- * Fast checks instead of every 30 s, for events and syslog alike: design §6. A server that goes down loses its running
+ * Fast checks instead of every 30 s, for events and syslog alike. A server that goes down loses its running
  * requests, so what takes it down must be sure: a connection that is refused, or that nobody answers, within a second.
  */
 const checkPace =
@@ -101,7 +101,7 @@ ${lines.join("\n")}
 
 /**
  * The load balancer's configuration, without any secret: the users of the statistics page stand in a second file
- * ({@link renderStatsUsers}). A stats socket, redispatch and retries: design §6.
+ * ({@link renderStatsUsers}).
  */
 export function renderHaproxy(topology: Topology): string {
   return `# Rendered from components/render/haproxy.ts; changes here are lost at the next up.

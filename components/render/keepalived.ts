@@ -1,4 +1,4 @@
-// keepalived.conf as text: typed data in, text out. Why each setting: the VIP facts, and docs/decisions.
+// keepalived.conf as text: typed data in, text out. Why each setting: docs/decisions 6, 12 and 18.
 
 import { ports } from "../ports.ts";
 import { type Replica, type Topology } from "../topology.ts";

@@ -87,9 +87,6 @@ export const endedDelayMs = 3_000;
 /** Whoever restarts an anchor may be about to restart its guests too. */
 export const rejoinDelayMs = 250;
 
-/** Taken off any sooner, the address would be nowhere until the other load balancer misses this one. */
-export const releaseDelayMs = 400;
-
 const longestBackOffMs = 60_000;
 const longestStuckMs = 2_000;
 
@@ -142,7 +139,7 @@ export function decide(world: World): Decision {
       released.get(id) !== since
     ) {
       const why = `${name} ${ended ? "has ended" : "is frozen"} and may have left it behind`;
-      const due = Math.max(past(since) + releaseDelayMs, notBefore(stuck.get(id), longestStuckMs));
+      const due = notBefore(stuck.get(id), longestStuckMs);
       if (due <= now) actions.push({ do: "release", container, anchor, since, why });
       else later.push(due);
     }

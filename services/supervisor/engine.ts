@@ -1,6 +1,7 @@
 // The Docker daemon as the supervisor uses it: what is there, what happens, and the few things that it does.
 
 import { createInterface } from "node:readline";
+import { cpuShares } from "../../components/services/cpu.ts";
 import { names } from "../../components/topology.ts";
 import { type Container } from "./decide.ts";
 import { type DockerApi, DockerError } from "./docker-api.ts";
@@ -204,6 +205,7 @@ export class Engine {
           CapAdd: ["NET_ADMIN"],
           SecurityOpt: ["no-new-privileges"],
           Memory: 16 * 1024 * 1024,
+          CpuShares: cpuShares.most,
           LogConfig: { Type: "none" },
         },
       },

@@ -231,7 +231,8 @@ export class Supervisor {
     const { container, anchor, why } = action;
     const { id, name } = container;
     const key = `${action.do === "release" ? "release" : "start"} ${id}`;
-    if (this.#busy.has(key)) return;
+    // An address that two nodes have goes first; Docker does both more slowly at once.
+    if (this.#busy.has(key) || this.#busy.has(`release ${id}`)) return;
     this.#busy.add(key);
     try {
       const began = Date.now();

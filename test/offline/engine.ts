@@ -90,6 +90,7 @@ function program(id: string, options: Options): PulumiFn {
         image: image.imageId,
         hostname: "node-1",
         command: ["tail", "-f", "/dev/null"],
+        init: true,
         restart: options.restart ?? "always",
         memory: options.memory ?? 32,
         memorySwap: options.memory ?? 32,

@@ -9,7 +9,6 @@ import {
   type Fate,
   killedDelayMs,
   rejoinDelayMs,
-  releaseDelayMs,
   stuckMs,
   type World,
 } from "../../services/supervisor/decide.ts";
@@ -177,9 +176,9 @@ describe("the supervisor decides", () => {
       },
       at(5_000),
     ],
-    "to take the address off a node whose keeper of it has ended, once the other can have it": [
-      { containers: [anchor, { ...dead(guest, 100), address }], fates: { g1: "stopped" } },
-      at(releaseDelayMs - 100),
+    "to take the address off a node whose keeper of it has ended, at once": [
+      { containers: [anchor, { ...dead(guest, 0), address }], fates: { g1: "stopped" } },
+      does("release keepalived-1"),
     ],
     "to take it off in a hold too": [
       {
@@ -205,9 +204,9 @@ describe("the supervisor decides", () => {
       },
       does("release keepalived-1"),
     ],
-    "to take it off a node whose keeper of it is frozen, once the other can have it": [
-      { containers: [anchor, { ...guest, state: "paused", address }], frozen: { g1: now - 100 } },
-      at(releaseDelayMs - 100),
+    "to take it off a node whose keeper of it is frozen, at once": [
+      { containers: [anchor, { ...guest, state: "paused", address }], frozen: { g1: now } },
+      does("release keepalived-1"),
     ],
     "to take it off a node that is frozen with its anchor": [
       {

@@ -67,6 +67,7 @@ export interface ContainerInputs {
   readonly mustRun: boolean;
   readonly start: boolean;
   readonly readOnly?: boolean;
+  readonly init?: boolean;
   readonly containerReadRefreshTimeoutMilliseconds: number;
 }
 
@@ -143,6 +144,7 @@ const table = {
   mustRun: { shape: "boolean", fill: true, inPlace: true },
   start: { shape: "boolean", fill: true, inPlace: true },
   readOnly: { shape: "boolean" },
+  init: { shape: "boolean", computed: true },
   containerReadRefreshTimeoutMilliseconds: { shape: "number", fill: 15000, inPlace: true },
 } as const satisfies Table & Record<keyof ContainerInputs, unknown>;
 
@@ -232,7 +234,7 @@ export function createRequest(inputs: ContainerInputs): Docker.ContainerCreateOp
       LogConfig: { Type: inputs.logDriver ?? "", Config: inputs.logOpts ?? {} },
       ...resources(inputs),
       ...(inputs.cpus !== undefined && { NanoCpus: Math.round(Number(inputs.cpus) * 1e9) }),
-      Init: false,
+      Init: inputs.init ?? false,
       ExtraHosts: (inputs.hosts ?? []).map(({ host, ip }) => `${host}:${ip}`),
       ReadonlyRootfs: inputs.readOnly ?? false,
     },
@@ -306,6 +308,7 @@ export function observed(state: Props, found: Docker.ContainerInspectInfo): Prop
       return { host: name, ip: address.join(":") };
     }),
     readOnly: host.ReadonlyRootfs,
+    init: host.Init ?? false,
     // A difference, so that the `up` after this refresh starts it again under the same id.
     ...(!now.Running && { exitCode: now.ExitCode, mustRun: false }),
     networkDatas: Object.entries(found.NetworkSettings.Networks).map(([networkName, network]) => ({
