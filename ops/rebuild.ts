@@ -21,6 +21,11 @@ import { openStack, root, stackConfig } from "./workspace.ts";
 
 const print = (line: string) => process.stdout.write(`${line}\n`);
 
+/** What Node is to run then: `up`, which makes the replica anew. */
+export function upArguments(stackName: string): string[] {
+  return [join(root, "ops/run.mjs"), "ops/up.ts", "-s", stackName];
+}
+
 /** @throws naming those that there are */
 export function replicaOf(topology: Topology, alias: string): Replica {
   const found = statefulReplicas(topology).find((replica) => replica.alias === alias);
@@ -141,8 +146,8 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
         whereItStands: () => `Interrupted. npm run up -- -s ${stack} makes ${alias} anew if it is gone.`,
         run: () => rebuild(stack, alias, yes),
         next: () => {
-          const up = [join(root, "ops/run.mjs"), "ops/up.ts", "-s", stack];
-          process.exitCode = spawnSync(process.execPath, up, { cwd: root, stdio: "inherit" }).status ?? 1;
+          const options = { cwd: root, stdio: "inherit" } as const;
+          process.exitCode = spawnSync(process.execPath, upArguments(stack), options).status ?? 1;
         },
       });
     });

@@ -118,8 +118,8 @@ export function tiedTo(
 }
 
 /**
- * A named volume. Nothing about one may ever change: a changed label deletes its data. With `keep` it
- * holds data: a plan that would delete it fails before anything is touched, and only `npm run down` lifts that.
+ * A named volume. Nothing about one may ever change: a changed label deletes its data. With `keep` it holds
+ * data: a plan that would delete it fails before anything is touched, and only `npm run down` lifts that.
  */
 export function volume(
   name: string,

@@ -1,5 +1,5 @@
-// ClickHouse's first process as text: it starts the server once a ZooKeeper serves, and never on broken data. `up` starts things in order, but a
-// restart of Docker or of a machine starts everything at once.
+// ClickHouse's first process as text: it starts the server once a ZooKeeper serves, and never where a table's file is
+// empty. `up` starts things in order, but a restart of Docker or of a machine starts everything at once.
 
 import { ports } from "../ports.ts";
 import { type Topology } from "../topology.ts";
@@ -22,7 +22,7 @@ export function renderClickhouseEntry(topology: Topology): string {
 set -uo pipefail
 trap 'exit 0' TERM INT
 
-# To the server a table whose file is empty never was: of what feeds it the rest would go on, and store nothing.
+# The server would drop a table whose file is empty without a word; events meant for it would be read and not stored.
 for kept in ${clickhouseData}/{metadata,store}; do
   [[ -d "$kept" ]] || continue
   emptied=$(find "$kept" -name '*.sql' -size 0 -print -quit)

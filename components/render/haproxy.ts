@@ -8,8 +8,8 @@ import { answerSeconds, ownAnswers, retryAfter } from "./own-answers.ts";
 export const statsUser = "admin";
 
 /**
- * Fast checks instead of every 30 s, for events and syslog alike. A server that goes down loses its running
- * requests, so what takes it down must be sure: a connection that is refused, or that nobody answers, within a second.
+ * Fast checks instead of every 30 s, for events and syslog alike. A server that goes down loses its running requests,
+ * so what takes it down must be sure: a connection that is refused, or that nobody answers, within a second.
  */
 const checkPace =
   "default-server inter 1s fastinter 200ms downinter 1s fall 2 rise 1 on-marked-down shutdown-sessions";

@@ -17,8 +17,8 @@ export const cpuShares = {
   witness: 20480,
   /** Takes the address off a Keepalived that was killed. */
   supervisor: 20480,
-  /** The container by which it does so, for a moment: Docker's highest. */
-  most: 262144,
+  /** The container, there for a moment, by which it does so: Docker's highest. */
+  addressRelease: 262144,
   zookeeper: 8192,
   kafka: 4096,
   /** Without it a storm of forty busy containers leaves readers without an answer for most of a minute. */

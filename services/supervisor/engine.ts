@@ -205,7 +205,7 @@ export class Engine {
           CapAdd: ["NET_ADMIN"],
           SecurityOpt: ["no-new-privileges"],
           Memory: 16 * 1024 * 1024,
-          CpuShares: cpuShares.most,
+          CpuShares: cpuShares.addressRelease,
           LogConfig: { Type: "none" },
         },
       },

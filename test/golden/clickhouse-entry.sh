@@ -4,7 +4,7 @@
 set -uo pipefail
 trap 'exit 0' TERM INT
 
-# To the server a table whose file is empty never was: of what feeds it the rest would go on, and store nothing.
+# The server would drop a table whose file is empty without a word; events meant for it would be read and not stored.
 for kept in /var/lib/clickhouse/{metadata,store}; do
   [[ -d "$kept" ]] || continue
   emptied=$(find "$kept" -name '*.sql' -size 0 -print -quit)

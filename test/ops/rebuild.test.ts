@@ -1,5 +1,6 @@
 // When a replica may be emptied: only if the others have everything.
 
+import { spawnSync } from "node:child_process";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +8,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { parseConfig } from "../../components/config.ts";
 import { reachAt } from "../../components/host/host.ts";
 import { plan } from "../../components/topology.ts";
-import { objections, replicaOf } from "../../ops/rebuild.ts";
+import { objections, replicaOf, upArguments } from "../../ops/rebuild.ts";
 
 const topology = plan();
 const config = parseConfig({ target: "local" });
@@ -30,6 +31,14 @@ function against(alias: string, cases: string): Promise<string[]> {
 }
 
 describe("a rebuild", () => {
+  it("ends with a command that is there", () => {
+    const { status, stdout } = spawnSync(process.execPath, [...upArguments("test"), "--help"], {
+      encoding: "utf8",
+    });
+    expect(stdout).toMatch(/^Usage: up /);
+    expect(status).toBe(0);
+  });
+
   it("is of a replica with data", () => {
     expect(() => replicaOf(topology, "haproxy-1")).toThrow(
       /no replica with data called haproxy-1; there are: zookeeper-1, .*kafka-3, clickhouse-1.*Nothing was touched/,
